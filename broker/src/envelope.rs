@@ -53,7 +53,10 @@ pub fn attributes(message: &Message) -> Vec<(&'static str, String)> {
         }
     }
     put("topic", message.topic.clone());
-    for (name, time) in [("availabletime", message.available_at), ("expirytime", message.expires_at)] {
+    for (name, time) in [
+        ("availabletime", message.available_at),
+        ("expirytime", message.expires_at),
+    ] {
         if let Some(time) = time {
             put(name, timestamp(time));
         }
@@ -82,20 +85,27 @@ pub fn message(
     body: Bytes,
 ) -> Result<Message, Malformed> {
     let id_text = attributes.remove("id");
-    let malformed =
-        |reason: String| Malformed { reason, id: id_text.clone(), body: body.clone() };
+    let malformed = |reason: String| Malformed {
+        reason,
+        id: id_text.clone(),
+        body: body.clone(),
+    };
     let id: MessageId = id_text
         .as_deref()
         .ok_or_else(|| malformed("attribute `id` is missing".to_owned()))?
         .parse()
         .map_err(|error| malformed(format!("attribute `id` is no UUID: {error}")))?;
     let mut required = |name: &str| {
-        attributes.remove(name).ok_or_else(|| malformed(format!("attribute `{name}` is missing")))
+        attributes
+            .remove(name)
+            .ok_or_else(|| malformed(format!("attribute `{name}` is missing")))
     };
     let source = required("source")?;
     let kind = required("type")?;
     let topic = required("topic")?;
-    let content_type = attributes.remove("datacontenttype").unwrap_or_else(|| "application/json".to_owned());
+    let content_type = attributes
+        .remove("datacontenttype")
+        .unwrap_or_else(|| "application/json".to_owned());
     let mut time = |name: &str| match attributes.remove(name) {
         None => Ok(None),
         Some(text) => parse_timestamp(&text)

@@ -74,7 +74,12 @@ pub struct Error {
 impl Error {
     /// An error of `kind` during `operation` (a verb such as `"publish"`); `context` says what to do.
     pub fn new(kind: ErrorKind, operation: &'static str, context: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, operation, context: context.into(), cause: None }
+        Self {
+            kind,
+            operation,
+            context: context.into(),
+            cause: None,
+        }
     }
 
     /// The same error with its cause attached.
@@ -134,6 +139,8 @@ impl fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.cause.as_deref().map(|cause| cause as &(dyn StdError + 'static))
+        self.cause
+            .as_deref()
+            .map(|cause| cause as &(dyn StdError + 'static))
     }
 }

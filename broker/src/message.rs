@@ -90,8 +90,13 @@ impl Default for Limits {
 }
 
 /// Header names that carry an attribute of [`Message`] and cannot be set by hand.
-pub const RESERVED_HEADERS: [&str; 5] =
-    ["traceparent", "tracestate", "correlationid", "causationid", "dataschema"];
+pub const RESERVED_HEADERS: [&str; 5] = [
+    "traceparent",
+    "tracestate",
+    "correlationid",
+    "causationid",
+    "dataschema",
+];
 
 /// Why a message is refused. The transaction it was meant for is untouched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -212,7 +217,11 @@ impl Message {
     /// Bytes this message occupies in a buffer: payload, key, topic, headers and a fixed share.
     pub fn size(&self) -> usize {
         const FIXED: usize = 256; // chosen: the size of this struct and of its small strings
-        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let headers: usize = self
+            .headers
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
         FIXED
             + self.payload.len()
             + self.topic.len()
@@ -230,12 +239,23 @@ impl Message {
         name("topic", &self.topic, limits.topic_bytes, "topic_bytes")?;
         present("type", &self.kind, limits.topic_bytes, "topic_bytes")?;
         present("source", &self.source, limits.topic_bytes, "topic_bytes")?;
-        present("content type", &self.content_type, limits.topic_bytes, "topic_bytes")?;
+        present(
+            "content type",
+            &self.content_type,
+            limits.topic_bytes,
+            "topic_bytes",
+        )?;
         if let Some(key) = &self.key {
             present("ordering key", key, limits.key_bytes, "key_bytes")?;
         }
         if self.headers.len() > limits.headers {
-            return Err(too_large("headers", self.headers.len(), limits.headers, "entries", "headers"));
+            return Err(too_large(
+                "headers",
+                self.headers.len(),
+                limits.headers,
+                "entries",
+                "headers",
+            ));
         }
         let mut bytes = 0;
         for (header, value) in &self.headers {
@@ -256,7 +276,13 @@ impl Message {
             }
         }
         if bytes > limits.header_bytes {
-            return Err(too_large("headers", bytes, limits.header_bytes, "bytes", "header_bytes"));
+            return Err(too_large(
+                "headers",
+                bytes,
+                limits.header_bytes,
+                "bytes",
+                "header_bytes",
+            ));
         }
         if self.payload.len() > limits.payload_bytes {
             return Err(too_large(
@@ -300,7 +326,9 @@ impl MessageBuilder {
 
     /// Adds a header; names are lower-cased.
     pub fn header(mut self, name: impl AsRef<str>, value: impl Into<String>) -> Self {
-        self.message.headers.insert(name.as_ref().to_ascii_lowercase(), value.into());
+        self.message
+            .headers
+            .insert(name.as_ref().to_ascii_lowercase(), value.into());
         self
     }
 
@@ -318,7 +346,11 @@ impl MessageBuilder {
                 self.message.payload = bytes.into();
                 self.message.content_type = "application/json".to_owned();
             }
-            Err(error) => self.error = Some(InvalidMessage::Json { reason: error.to_string() }),
+            Err(error) => {
+                self.error = Some(InvalidMessage::Json {
+                    reason: error.to_string(),
+                })
+            }
         }
         self
     }
@@ -394,7 +426,13 @@ fn too_large(
     unit: &'static str,
     setting: &'static str,
 ) -> InvalidMessage {
-    InvalidMessage::TooLarge { field, actual, limit, unit, setting }
+    InvalidMessage::TooLarge {
+        field,
+        actual,
+        limit,
+        unit,
+        setting,
+    }
 }
 
 fn present(
@@ -426,14 +464,12 @@ fn no_control(field: &'static str, value: &str) -> Result<(), InvalidMessage> {
     }
 }
 
-fn name(
-    field: &'static str,
-    value: &str,
-    limit: usize,
-    setting: &'static str,
-) -> Result<(), InvalidMessage> {
+fn name(field: &'static str, value: &str, limit: usize, setting: &'static str) -> Result<(), InvalidMessage> {
     present(field, value, limit, setting)?;
-    match value.char_indices().find(|(_, c)| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))) {
+    match value
+        .char_indices()
+        .find(|(_, c)| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')))
+    {
         None => Ok(()),
         Some((at, found)) => Err(InvalidMessage::Character {
             field,
@@ -449,7 +485,9 @@ fn header_name(value: &str) -> Result<(), InvalidMessage> {
         return Err(InvalidMessage::Empty { field: "header name" });
     }
     if RESERVED_HEADERS.contains(&value) {
-        return Err(InvalidMessage::ReservedHeader { name: value.to_owned() });
+        return Err(InvalidMessage::ReservedHeader {
+            name: value.to_owned(),
+        });
     }
     match value
         .char_indices()

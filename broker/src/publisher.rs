@@ -17,12 +17,18 @@ pub struct Receipt {
 impl Receipt {
     /// A receipt with a position in the broker's own words.
     pub fn at(position: impl Into<String>) -> Self {
-        Self { position: Some(position.into()), duplicate: false }
+        Self {
+            position: Some(position.into()),
+            duplicate: false,
+        }
     }
 
     /// A receipt for a copy that the broker suppressed.
     pub fn duplicate() -> Self {
-        Self { position: None, duplicate: true }
+        Self {
+            position: None,
+            duplicate: true,
+        }
     }
 }
 

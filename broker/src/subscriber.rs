@@ -200,7 +200,11 @@ pub struct Delivery {
 impl Delivery {
     /// A delivery of `content` for the `attempt`th time (from 1, as far as the broker counts).
     pub fn new(content: Result<Message, Malformed>, attempt: u32, settle: impl Settle) -> Self {
-        Self { content, attempt: attempt.max(1), settle: Box::new(settle) }
+        Self {
+            content,
+            attempt: attempt.max(1),
+            settle: Box::new(settle),
+        }
     }
 
     /// The message, or the bytes that are none.
@@ -239,14 +243,21 @@ impl Delivery {
     /// # Errors
     /// The broker could not be told; the delivery comes again.
     pub async fn dead(self, reason: impl Into<String> + Send) -> Result<Settled, Error> {
-        self.settle.settle(Verdict::Dead { reason: reason.into() }).await
+        self.settle
+            .settle(Verdict::Dead {
+                reason: reason.into(),
+            })
+            .await
     }
 }
 
 impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let id = self.content.as_ref().map(|message| message.id);
-        f.debug_struct("Delivery").field("id", &id).field("attempt", &self.attempt).finish_non_exhaustive()
+        f.debug_struct("Delivery")
+            .field("id", &id)
+            .field("attempt", &self.attempt)
+            .finish_non_exhaustive()
     }
 }
 
