@@ -13,10 +13,17 @@
 //! });
 //! crash_point::reach(CrashPoint::PublishedNotSettled);
 //! ```
+//!
+//! A program that is made to be crashed calls [`arm_from_environment`] first thing, and whoever starts it
+//! sets `OUTBOX_CRASH=published_not_settled@3`.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
+
+mod rule;
+
+pub use rule::{CRASH_VARIABLE, CrashRule, InvalidCrashRule, arm_from_environment};
 
 /// A place between two durable steps, on the way of a message from the producer to its effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
