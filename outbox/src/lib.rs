@@ -3,6 +3,8 @@
 mod error;
 pub mod record;
 pub mod store;
+mod wakeup;
 
 pub use error::{Error, ErrorKind};
 pub use outbox_broker::{InvalidMessage, Limits, Message, MessageBuilder, MessageId};
+pub use wakeup::Wakeup;
