@@ -1,1 +1,11 @@
-//! placeholder
+//! The relay as a sidecar: configuration, commands, health and metrics around the engine of `outbox`.
+//!
+//! The binary `outbox-relay` is [`command::main`]. The library exists for its tests; it promises no stable
+//! interface, the configuration and the commands do.
+
+pub mod command;
+pub mod config;
+mod error;
+mod output;
+
+pub use error::{Error, ErrorKind};
