@@ -349,7 +349,7 @@ impl MessageBuilder {
             Err(error) => {
                 self.error = Some(InvalidMessage::Json {
                     reason: error.to_string(),
-                })
+                });
             }
         }
         self

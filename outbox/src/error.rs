@@ -127,3 +127,45 @@ impl From<InvalidMessage> for Error {
         .with_cause(invalid)
     }
 }
+
+impl Error {
+    /// The error of a statement that diesel sent.
+    pub(crate) fn database(operation: &'static str, error: diesel::result::Error) -> Self {
+        use diesel::result::DatabaseErrorKind::{ClosedConnection, UnableToSendCommand};
+        use diesel::result::Error as Diesel;
+
+        let text = error.to_string();
+        let (kind, context) = match &error {
+            Diesel::DatabaseError(ClosedConnection | UnableToSendCommand, _) => (
+                ErrorKind::Unreachable,
+                "the connection broke; the transaction is gone, discard the connection",
+            ),
+            _ if is_missing_table(&text) => (
+                ErrorKind::Schema,
+                "a table of the outbox is missing; run `outbox-relay migrate` or outbox::migrate",
+            ),
+            Diesel::DatabaseError(..) => (
+                ErrorKind::Database,
+                "the database refused the statement; roll the transaction back",
+            ),
+            _ => (
+                ErrorKind::Database,
+                "diesel refused the statement; roll the transaction back",
+            ),
+        };
+        Self::new(kind, operation, context).with_cause(error)
+    }
+}
+
+/// diesel keeps no SQLSTATE; the words are those of PostgreSQL in its default language and of SQLite.
+fn is_missing_table(text: &str) -> bool {
+    text.contains("no such table: outbox")
+        || (text.contains("relation \"outbox") && text.contains("does not exist"))
+}
+
+/// So that `?` works on diesel calls inside [`Outbox::transaction`](crate::Outbox::transaction).
+impl From<diesel::result::Error> for Error {
+    fn from(error: diesel::result::Error) -> Self {
+        Self::database("query", error)
+    }
+}

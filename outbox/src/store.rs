@@ -112,8 +112,9 @@ pub trait Store: Send + Sync + 'static {
     /// number of such rows.
     async fn blocked_keys(&self, lease: &Lease, skip_dead: bool) -> Result<Vec<(String, u64)>, Error>;
 
-    /// Time until the next parked row of the shard is due; `None`: none waits.
-    async fn next_due(&self, lease: &Lease) -> Result<Option<Duration>, Error>;
+    /// Time until [`Store::due`] may return a row, zero if it does now; `None`: nothing waits but dead rows
+    /// and, unless `skip_dead`, the rows of their keys behind them.
+    async fn next_due(&self, lease: &Lease, skip_dead: bool) -> Result<Option<Duration>, Error>;
 
     /// How much waits, over all shards; bounded cost.
     async fn backlog(&self) -> Result<Backlog, Error>;
