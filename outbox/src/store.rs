@@ -13,6 +13,10 @@ use crate::record::{
     Backlog, Claim, ClaimRequest, Lease, Owner, Parked, ParkedSettlement, Settlement, TransactionId,
 };
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod decode;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod layout;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "sqlite")]
