@@ -411,3 +411,64 @@ async fn a_group_that_begins_at_the_latest_reads_only_what_comes_after() {
     publish(&broker, &[message("a", 2)]).await;
     assert_eq!(number(&receive(&mut subscription, 1).await[0]), 2);
 }
+
+/// The file keeps the contract. There is no server to kill; `integration-tests` kills processes instead.
+#[cfg(feature = "conformance")]
+mod contract {
+    use async_trait::async_trait;
+    use outbox_broker::conformance::{Fixture, Need};
+    use outbox_broker::{Bytes, Capability};
+
+    use super::*;
+
+    struct File(Place);
+
+    #[async_trait]
+    impl Fixture for File {
+        async fn publisher(&self) -> Arc<dyn Publisher> {
+            Arc::new(self.0.broker().await.publisher())
+        }
+
+        async fn subscriber(&self) -> Arc<dyn Subscriber> {
+            Arc::new(self.0.broker().await.subscriber())
+        }
+
+        fn claims(&self) -> Vec<Capability> {
+            vec![
+                Capability::KeyOrder,
+                Capability::PrefixOrder,
+                Capability::Deduplicates,
+                Capability::NackDelay,
+                Capability::Durable,
+                Capability::Shared,
+                Capability::CountsAttempts,
+                Capability::DeadLetters,
+            ]
+        }
+
+        async fn inject(&self, topic: &str, body: Bytes) -> bool {
+            diesel::sql_query(
+                "INSERT INTO outbox_queue_message (topic, source, message_id, attributes, payload) \
+                 VALUES (?, '/elsewhere', hex(randomblob(16)), '{}', ?)",
+            )
+            .bind::<diesel::sql_types::Text, _>(topic)
+            .bind::<diesel::sql_types::Binary, _>(body.to_vec())
+            .execute(&mut self.0.connection())
+            .unwrap();
+            true
+        }
+
+        async fn dead_letters(&self, topic: &str, group: &str) -> Option<usize> {
+            let rows = self.0.count(&format!(
+                "outbox_queue_dead WHERE topic = '{topic}' AND group_name = '{group}'"
+            ));
+            usize::try_from(rows).ok()
+        }
+    }
+
+    async fn setup(_: Need) -> Result<File, String> {
+        Ok(File(Place::new()))
+    }
+
+    outbox_broker::conformance!(setup);
+}

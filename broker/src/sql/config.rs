@@ -127,7 +127,7 @@ impl DatabaseUrl {
     fn place(&self) -> Result<Place, Error> {
         let refuse = |context: &'static str| Err(Error::new(ErrorKind::Invalid, "connect", context));
         if self.0.starts_with("postgres://") || self.0.starts_with("postgresql://") {
-            return Ok(Place::Postgres);
+            return Ok(Place::Postgres(self.0.clone()));
         }
         match self.0.strip_prefix("sqlite:") {
             None => refuse("`url` must be `sqlite:PATH` or `postgres://…`"),
@@ -169,7 +169,7 @@ impl fmt::Display for DatabaseUrl {
 /// Where the queue lives.
 pub(super) enum Place {
     Sqlite(PathBuf),
-    Postgres,
+    Postgres(String),
 }
 
 const fn default_pool_size() -> u16 {

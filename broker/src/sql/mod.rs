@@ -36,10 +36,11 @@
 //!
 //! This does not: keep a group from pinning the log (a group that nobody reads any more keeps every message
 //! after its cursor; [`SqlBroker::remove_group`] ends it), hold a message back until its `available_at`, or
-//! drop one that has expired: the outbox and the consumer do that.
+//! drop one that has expired: the outbox and the consumer do that. TLS to PostgreSQL is not offered.
 
 mod config;
 mod plan;
+mod postgres;
 mod publisher;
 mod rows;
 mod settle;
@@ -64,6 +65,9 @@ use crate::{Capabilities, Error, ErrorKind};
 
 /// The tables in SQLite's dialect, for migration tools of your own.
 pub const SQLITE_DDL: &str = sqlite::DDL;
+
+/// The tables in PostgreSQL's dialect, for migration tools of your own.
+pub const POSTGRES_DDL: &str = postgres::DDL;
 
 /// Pause between two walks over the log to delete what is past its retention. Chosen: an hour of messages
 /// is little beside a day of them, and a walk touches every retained row.
@@ -128,10 +132,11 @@ impl SqlBroker {
                     .await
                     .map_err(|fault| fault.into_error("connect"))?,
             ),
-            Place::Postgres => {
-                let context = "the queue in PostgreSQL is not part of this version; use a SQLite file";
-                return Err(Error::new(ErrorKind::Unsupported, "connect", context));
-            }
+            Place::Postgres(url) => Arc::new(
+                postgres::Postgres::open(&url, config.pool_size, config.publish_timeout)
+                    .await
+                    .map_err(|fault| fault.into_error("connect"))?,
+            ),
         };
         let changes = watch::Sender::new(0);
         let settler = Settler::start(Arc::clone(&store), changes.clone());
