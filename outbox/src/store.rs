@@ -100,7 +100,9 @@ pub trait Store: Send + Sync + 'static {
     /// due or, unless `skip_dead`, behind a dead row.
     async fn due(&self, lease: &Lease, limit: usize, skip_dead: bool) -> Result<Vec<Parked>, Error>;
 
-    /// Counts an attempt of `sequences` and commits it durably, before they are published.
+    /// Counts an attempt of `sequences`, clears their errors, and commits it durably, before they are
+    /// published. So a row with attempts and without an error is one whose last attempt has no outcome: its
+    /// relay died, and it may be the reason.
     ///
     /// # Errors
     /// As [`Store::settle`].

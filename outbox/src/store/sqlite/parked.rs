@@ -92,7 +92,7 @@ pub(super) fn begin_attempts(
 ) -> Result<(), Refused> {
     for sequence in sequences {
         diesel::sql_query(
-            "UPDATE outbox_parked SET attempts = attempts + 1 WHERE shard = ?1 AND sequence = ?2",
+            "UPDATE outbox_parked SET attempts = attempts + 1, last_error = NULL WHERE shard = ?1 AND sequence = ?2",
         )
         .bind::<SmallInt, _>(shard.0)
         .bind::<BigInt, _>(*sequence)

@@ -1,0 +1,297 @@
+//! Positions below the floor that were missing when their neighbours were read.
+//!
+//! A missing position belongs to a transaction that is still open, was rolled back, or was settled long
+//! ago. Until it is known which, every claim asks for it again in the same snapshot as the new rows, so that
+//! a late row is never read after a successor of its key.
+//!
+//! When is a gap dead? Its transaction took its id before it took the position. So any transaction id taken
+//! *after* the gap was seen (a settle's own id) is larger: the gap's *bound*. Once every transaction up to
+//! the bound has ended before a claim that asked for the gap, and the row was not there, it never comes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::record::{Position, TransactionId};
+
+/// Ranges kept apart; beyond it the two oldest become one. Chosen: 10,000 ranges take about 1 MiB, and a
+/// wider range only makes a claim read more rows that it knows.
+const MOST_RANGES: usize = 10_000;
+
+/// Positions asked for one by one in a claim; beyond it the claim starts below the lowest gap. Chosen: a
+/// list of 1,000 ids costs less than the claim itself.
+pub(super) const MOST_LISTED: u64 = 1_000;
+
+/// A gap without a bound on a database that has none is given up after this time; the sweep remains.
+/// Chosen: longer than most transactions.
+const UNBOUNDED_LIFE: Duration = Duration::from_secs(60);
+
+/// The gap list of one shard.
+#[derive(Debug, Default)]
+pub(super) struct Gaps {
+    ranges: BTreeMap<Position, Gap>,
+    positions: u64,
+    settles_sent: u64,
+    merged: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Gap {
+    last: Position,
+    /// Settles sent when it was seen: only a later one gives its bound.
+    after: u64,
+    bound: Option<TransactionId>,
+    seen: Instant,
+}
+
+impl Gap {
+    fn len(&self, first: Position) -> u64 {
+        self.last.abs_diff(first).saturating_add(1)
+    }
+}
+
+impl Gaps {
+    /// Whether nothing is missing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// Missing positions.
+    pub(super) fn positions(&self) -> u64 {
+        self.positions
+    }
+
+    /// Whether a settle would tell something: there are gaps that no settle has been sent after.
+    pub(super) fn want_bound(&self) -> bool {
+        self.ranges
+            .values()
+            .any(|gap| gap.bound.is_none() && gap.after == self.settles_sent)
+    }
+
+    /// Notes that `first..=last` was missing in a claim.
+    pub(super) fn discover(&mut self, first: Position, last: Position, now: Instant) {
+        if first > last {
+            return;
+        }
+        let gap = Gap {
+            last,
+            after: self.settles_sent,
+            bound: None,
+            seen: now,
+        };
+        self.positions = self.positions.saturating_add(gap.len(first));
+        self.ranges.insert(first, gap);
+        if self.ranges.len() > MOST_RANGES {
+            self.merge_oldest();
+        }
+    }
+
+    fn merge_oldest(&mut self) {
+        let (Some((first, low)), Some((second, high))) = (self.ranges.pop_first(), self.ranges.pop_first())
+        else {
+            return;
+        };
+        let merged = Gap {
+            last: high.last,
+            after: low.after.max(high.after),
+            bound: low.bound.zip(high.bound).map(|(low, high)| low.max(high)),
+            seen: high.seen,
+        };
+        let apart = low.len(first).saturating_add(high.len(second));
+        self.positions = self
+            .positions
+            .saturating_sub(apart)
+            .saturating_add(merged.len(first));
+        self.ranges.insert(first, merged);
+        self.merged = true;
+    }
+
+    /// Removes a position that appeared.
+    pub(super) fn fill(&mut self, position: Position) {
+        let Some((&first, &gap)) = self.ranges.range(..=position).next_back() else {
+            return;
+        };
+        if gap.last < position {
+            return;
+        }
+        self.ranges.remove(&first);
+        self.positions = self.positions.saturating_sub(1);
+        if first < position {
+            self.ranges.insert(
+                first,
+                Gap {
+                    last: position - 1,
+                    ..gap
+                },
+            );
+        }
+        if position < gap.last {
+            self.ranges.insert(position + 1, gap);
+        }
+    }
+
+    /// Counts a settle about to be sent and returns its number.
+    pub(super) fn settle_sent(&mut self) -> u64 {
+        self.settles_sent += 1;
+        self.settles_sent
+    }
+
+    /// Gives its bound to every gap seen before settle `number` was sent.
+    pub(super) fn settled(&mut self, number: u64, bound: TransactionId) {
+        for gap in self.ranges.values_mut() {
+            if gap.bound.is_none() && gap.after < number {
+                gap.bound = Some(bound);
+            }
+        }
+    }
+
+    /// Drops the gaps that are dead, after a claim that asked for all of them.
+    ///
+    /// `horizon`: every transaction below it had ended before that claim read; `None`: the database cannot
+    /// tell.
+    pub(super) fn expire(&mut self, horizon: Option<TransactionId>, now: Instant) {
+        self.ranges.retain(|_, gap| match horizon {
+            Some(horizon) => gap.bound.is_none_or(|bound| horizon <= bound),
+            None => now.duration_since(gap.seen) < UNBOUNDED_LIFE,
+        });
+        self.positions = self
+            .ranges
+            .iter()
+            .fold(0, |sum: u64, (first, gap)| sum.saturating_add(gap.len(*first)));
+        if self.ranges.is_empty() {
+            self.merged = false;
+        }
+    }
+
+    /// How the next claim asks for all gaps.
+    pub(super) fn ask(&self) -> Ask {
+        match self.ranges.first_key_value() {
+            Some((&lowest, _)) if self.merged || self.positions > MOST_LISTED => Ask::From(lowest),
+            _ => Ask::Listed(
+                self.ranges
+                    .iter()
+                    .flat_map(|(first, gap)| *first..=gap.last)
+                    .collect(),
+            ),
+        }
+    }
+}
+
+/// How a claim asks for the gaps.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// One by one.
+    Listed(BTreeSet<Position>),
+    /// By reading everything from this position on; rows known already are passed over.
+    From(Position),
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn listed(gaps: &Gaps) -> Vec<Position> {
+        match gaps.ask() {
+            Ask::Listed(positions) => positions.into_iter().collect(),
+            Ask::From(lowest) => panic!("asks from {lowest}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gap_lives_until_a_bound_taken_after_its_discovery_is_below_the_horizon() {
+        let now = Instant::now();
+        let mut gaps = Gaps::default();
+        let early = gaps.settle_sent();
+        gaps.discover(4, 5, now);
+        assert!(gaps.want_bound());
+        gaps.settled(early, 100);
+        gaps.expire(Some(1_000), now);
+        assert_eq!(
+            listed(&gaps),
+            [4, 5],
+            "a settle sent before the discovery proves nothing"
+        );
+
+        let later = gaps.settle_sent();
+        assert!(!gaps.want_bound());
+        gaps.settled(later, 200);
+        gaps.expire(Some(200), now);
+        assert_eq!(listed(&gaps), [4, 5], "transaction 200 itself may still be open");
+        gaps.expire(Some(201), now);
+        assert!(gaps.is_empty());
+        assert_eq!(gaps.positions(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_row_splits_its_gap() {
+        let mut gaps = Gaps::default();
+        gaps.discover(10, 14, Instant::now());
+        gaps.fill(12);
+        gaps.fill(99);
+        assert_eq!(listed(&gaps), [10, 11, 13, 14]);
+        assert_eq!(gaps.positions(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rolled_back_bulk_insert_is_one_range_read_from_its_start() {
+        let mut gaps = Gaps::default();
+        gaps.discover(7, 100_006, Instant::now());
+        assert_eq!(gaps.ask(), Ask::From(7));
+        assert_eq!(gaps.positions(), 100_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_transaction_ids_a_gap_is_given_up_by_age() {
+        let mut gaps = Gaps::default();
+        gaps.discover(1, 1, Instant::now());
+        gaps.expire(None, Instant::now());
+        assert!(!gaps.is_empty());
+        gaps.expire(None, Instant::now() + UNBOUNDED_LIFE);
+        assert!(gaps.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_list_is_bounded_and_still_covers_every_gap() {
+        let mut gaps = Gaps::default();
+        for number in 0..MOST_RANGES as i64 + 500 {
+            gaps.discover(number * 3 + 1, number * 3 + 1, Instant::now());
+        }
+        assert_eq!(gaps.ranges.len(), MOST_RANGES);
+        assert_eq!(
+            gaps.ask(),
+            Ask::From(1),
+            "merged ranges hold known rows too: read, not listed"
+        );
+        let sent = gaps.settle_sent();
+        gaps.settled(sent, 5);
+        gaps.expire(Some(6), Instant::now());
+        assert!(gaps.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_missing_and_has_not_come_is_asked_for(
+            present in proptest::collection::btree_set(1i64..300, 1..150),
+            late in proptest::collection::btree_set(1i64..300, 0..50),
+        ) {
+            let now = Instant::now();
+            let mut gaps = Gaps::default();
+            let mut floor = 0;
+            for position in &present {
+                gaps.discover(floor + 1, position - 1, now);
+                floor = *position;
+            }
+            for position in &late {
+                gaps.fill(*position);
+            }
+            let expected: Vec<i64> = (1..=floor)
+                .filter(|position| !present.contains(position) && !late.contains(position))
+                .collect();
+            prop_assert_eq!(gaps.positions(), expected.len() as u64);
+            prop_assert_eq!(listed(&gaps), expected);
+        }
+    }
+}
