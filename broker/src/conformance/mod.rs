@@ -85,6 +85,8 @@ macro_rules! conformance {
             order::messages_of_a_key_arrive_in_order,
             order::accepted_messages_of_a_key_are_a_prefix,
             order::nacked_delivery_comes_before_later_messages_of_its_key,
+            order::messages_behind_a_nacked_one_of_their_key_wait_for_it,
+            order::unsettled_deliveries_come_back_in_order,
             settling::nacked_delivery_comes_again,
             settling::nack_delay_is_kept,
             settling::attempts_are_counted,

@@ -106,3 +106,66 @@ pub async fn nacked_delivery_comes_before_later_messages_of_its_key(stage: &Stag
     }
     Ok(())
 }
+
+/// What was not handed out when a message was nacked waits for it, if it has the same key; other keys pass.
+pub async fn messages_behind_a_nacked_one_of_their_key_wait_for_it(stage: &Stage) -> Played {
+    stage.need(Capability::KeyOrder)?;
+    stage.need(Capability::NackDelay)?;
+    let topic = topic();
+    let mut group = stage.subscription(&topic, "group").await;
+    let batch: Vec<_> = (0..20)
+        .map(|number| message(&topic, Some(["a", "b"][number % 2]), &number.to_string()))
+        .collect();
+    publish(&*stage.publisher().await, &batch).await;
+    let nacked = loop {
+        // The first of key a; whichever of key b comes before it is done.
+        let delivery = receive(&mut *group, 1).await.remove(0);
+        if content(&delivery) == batch[0] {
+            break delivery;
+        }
+        ack(delivery).await;
+    };
+    nacked.nack(Duration::from_secs(2)).await.unwrap();
+    let mut came = Vec::new();
+    while came
+        .iter()
+        .filter(|message: &&Message| message.key.as_deref() == Some("a"))
+        .count()
+        < 10
+    {
+        came.extend(consume(&mut *group, 1).await);
+    }
+    assert_rising(&came);
+    Ok(())
+}
+
+/// A member that goes leaves the order as it was.
+pub async fn unsettled_deliveries_come_back_in_order(stage: &Stage) -> Played {
+    stage.need(Capability::KeyOrder)?;
+    let topic = topic();
+    let options = SubscribeOptions::new(&topic, "group").prefetch(10);
+    let mut group = stage.subscribe(options.clone()).await;
+    let batch: Vec<_> = (0..30)
+        .map(|number| message(&topic, Some("a"), &number.to_string()))
+        .collect();
+    publish(&*stage.publisher().await, &batch).await;
+    let mut acknowledged = 0;
+    for _ in 0..3 {
+        let mut held = receive(&mut *group, 5).await;
+        assert_eq!(
+            held.iter().map(content).collect::<Vec<_>>(),
+            batch[acknowledged..acknowledged + 5]
+        );
+        for delivery in held.drain(..2) {
+            ack(delivery).await;
+            acknowledged += 1;
+        }
+        group.close().await.unwrap();
+        group = stage.subscribe(options.clone()).await;
+    }
+    assert_eq!(
+        consume(&mut *group, 30 - acknowledged).await,
+        batch[acknowledged..]
+    );
+    Ok(())
+}
