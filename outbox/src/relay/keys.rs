@@ -181,3 +181,81 @@ impl Keys {
         done.iter().flat_map(|key| self.free_if_done(key)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use outbox_broker::Message;
+
+    use super::*;
+    use crate::relay::lanes::{Origin, Tag};
+
+    fn item(position: i64) -> Item {
+        let message = Message::builder("orders", "order.placed")
+            .source("/test")
+            .key("k");
+        let message = message.build().unwrap();
+        (Tag::new(Origin::Hot(position), &message), message)
+    }
+
+    fn positions(items: &[Item]) -> Vec<i64> {
+        let position = |(tag, _): &Item| match tag.origin {
+            Origin::Hot(position) => position,
+            Origin::Parked { sequence, .. } => sequence,
+        };
+        items.iter().map(position).collect()
+    }
+
+    #[test]
+    fn behind_a_failing_row_messages_are_parked_until_the_last_one_is_gone() {
+        let mut keys = Keys::default();
+        assert!(matches!(keys.admit(item(1)), Admission::Free(_)));
+        keys.moving("k");
+        assert!(keys.fail("k").is_empty());
+        assert!(matches!(keys.admit(item(2)), Admission::Park(_)));
+        keys.moving("k");
+        keys.arrived("k");
+        keys.arrived("k");
+        assert!(keys.gone("k").is_empty());
+        assert_eq!(keys.len(), 1);
+        keys.gone("k");
+        assert!(matches!(keys.admit(item(3)), Admission::Free(_)));
+    }
+
+    #[test]
+    fn behind_rows_being_published_messages_wait_in_memory_and_follow_in_order() {
+        let mut keys = Keys::default();
+        keys.moving("k");
+        keys.arrived("k");
+        for position in 1..=3 {
+            assert!(matches!(keys.admit(item(position)), Admission::Waits));
+        }
+        assert_eq!(keys.waiting_items().count(), 3);
+        assert_eq!(positions(&keys.gone("k")), [1, 2, 3]);
+        assert!(keys.is_empty());
+    }
+
+    #[test]
+    fn a_row_on_its_way_keeps_the_key_when_the_others_are_gone() {
+        let mut keys = Keys::load(vec![("k".to_owned(), 1)]);
+        keys.moving("k");
+        assert!(keys.gone("k").is_empty());
+        assert_eq!(keys.len(), 1);
+    }
+
+    #[test]
+    fn a_refresh_frees_keys_whose_rows_a_person_discarded_and_trusts_no_old_read() {
+        let mut keys = Keys::load(vec![("k".to_owned(), 2)]);
+        let started = keys.now();
+        keys.fail("k");
+        keys.refresh(&[], started);
+        assert_eq!(keys.len(), 1, "it changed after the read began");
+        keys.leaving("k");
+        keys.refresh(&[], keys.now());
+        assert_eq!(keys.len(), 1, "a write is under way");
+        keys.gone("k");
+        keys.passed("k");
+        keys.admit(item(1));
+        assert_eq!(positions(&keys.refresh(&[], keys.now())), [1]);
+        assert!(keys.is_empty());
+    }
+}

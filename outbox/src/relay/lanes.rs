@@ -161,13 +161,22 @@ impl Lanes {
     pub(super) fn extract(&mut self, lanes: &[usize], mut wanted: impl FnMut(&Item) -> bool) -> Vec<Item> {
         let mut out = Vec::new();
         for index in lanes {
-            let queue = std::mem::take(&mut self.lanes[*index].queue);
-            let (taken, kept): (Vec<Item>, VecDeque<Item>) = queue.into_iter().partition_mixed(&mut wanted);
+            let queue = &mut self.lanes[*index].queue;
+            if !queue.iter().any(&mut wanted) {
+                continue;
+            }
+            let (taken, kept): (Vec<Item>, Vec<Item>) = queue.drain(..).partition(&mut wanted);
+            queue.extend(kept);
             self.queued -= taken.len();
-            self.lanes[*index].queue = kept;
             out.extend(taken);
         }
         out
+    }
+
+    /// As [`Lanes::extract`], of all lanes.
+    pub(super) fn extract_all(&mut self, wanted: impl FnMut(&Item) -> bool) -> Vec<Item> {
+        let all: Vec<usize> = (0..self.lanes.len()).collect();
+        self.extract(&all, wanted)
     }
 
     /// The tags of all queued messages.
@@ -208,21 +217,113 @@ impl Lane {
     }
 }
 
-/// `partition` into two different collections.
-trait PartitionMixed<T> {
-    fn partition_mixed(self, wanted: impl FnMut(&T) -> bool) -> (Vec<T>, VecDeque<T>);
-}
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
 
-impl<T, I: Iterator<Item = T>> PartitionMixed<T> for I {
-    fn partition_mixed(self, mut wanted: impl FnMut(&T) -> bool) -> (Vec<T>, VecDeque<T>) {
-        let (mut taken, mut kept) = (Vec::new(), VecDeque::new());
-        for item in self {
-            if wanted(&item) {
-                taken.push(item);
-            } else {
-                kept.push_back(item);
+    use super::*;
+
+    fn item(position: Position, key: Option<u8>) -> Item {
+        let builder = Message::builder("orders", "order.placed").source("/test");
+        let builder = match key {
+            Some(key) => builder.key(format!("k{key}")),
+            None => builder,
+        };
+        let message = builder.build().unwrap();
+        (Tag::new(Origin::Hot(position), &message), message)
+    }
+
+    fn position(tag: &Tag) -> Position {
+        match tag.origin {
+            Origin::Hot(position) => position,
+            Origin::Parked { sequence, .. } => sequence,
+        }
+    }
+
+    #[test]
+    fn a_trickle_of_many_keys_becomes_one_call() {
+        let mut lanes = Lanes::new(8, false);
+        for number in 0..20 {
+            lanes.push(item(i64::from(number), Some(number)));
+        }
+        let batch = lanes.take(1_000, 125).unwrap();
+        assert_eq!(batch.messages.len(), 20);
+        assert!(lanes.take(1_000, 125).is_none());
+    }
+
+    #[test]
+    fn a_flood_becomes_one_call_a_lane() {
+        let mut lanes = Lanes::new(4, false);
+        for number in 0..4_000 {
+            lanes.push(item(number, None));
+        }
+        let batches: Vec<Batch> = std::iter::from_fn(|| lanes.take(1_000, 250)).collect();
+        assert_eq!(batches.len(), 4);
+        assert!(batches.iter().all(|batch| batch.messages.len() == 1_000));
+    }
+
+    #[test]
+    fn what_is_extracted_leaves_the_others_in_order() {
+        let mut lanes = Lanes::new(1, false);
+        for number in 0..6 {
+            lanes.push(item(number, Some((number % 2) as u8)));
+        }
+        let taken = lanes.extract(&[0], |(_, message)| message.key.as_deref() == Some("k1"));
+        let taken: Vec<Position> = taken.iter().map(|(tag, _)| position(tag)).collect();
+        assert_eq!(taken, [1, 3, 5]);
+        assert_eq!(lanes.queued(), 3);
+        let left = lanes.take(10, 10).unwrap();
+        assert_eq!(left.tags.iter().map(position).collect::<Vec<_>>(), [0, 2, 4]);
+    }
+
+    proptest! {
+        /// Calls come back in any order, whole or with a part put back; every key is handed out in order,
+        /// by one call at a time.
+        #[test]
+        fn a_key_is_in_one_call_at_a_time_and_in_order(
+            keys in proptest::collection::vec(proptest::option::of(0u8..6), 1..200),
+            choices in proptest::collection::vec(any::<(u8, u8)>(), 1..500),
+            count in 1usize..6,
+            limit in 1usize..30,
+            single: bool,
+        ) {
+            let mut lanes = Lanes::new(count, single);
+            for (number, key) in keys.iter().enumerate() {
+                lanes.push(item(number as i64, *key));
+            }
+            let mut out: Vec<Batch> = Vec::new();
+            let mut done: Vec<Position> = Vec::new();
+            for (which, part) in choices {
+                if let Some(batch) = lanes.take(limit, limit / count) {
+                    let keys: Vec<&String> = batch.messages.iter().filter_map(|m| m.key.as_ref()).collect();
+                    for other in &out {
+                        let shared = |m: &Message| m.key.as_ref().is_some_and(|key| keys.contains(&key));
+                        prop_assert!(!other.messages.iter().any(shared));
+                    }
+                    let distinct: HashSet<&&String> = keys.iter().collect();
+                    prop_assert!(!single || distinct.len() == keys.len());
+                    prop_assert!(batch.messages.len() <= limit);
+                    out.push(batch);
+                } else if out.is_empty() {
+                    break;
+                }
+                if out.is_empty() || which % 3 == 0 {
+                    continue;
+                }
+                let mut batch = out.swap_remove(which as usize % out.len());
+                let accepted = part as usize % (batch.tags.len() + 1);
+                let tags = batch.tags.split_off(accepted);
+                let messages = batch.messages.split_off(accepted);
+                lanes.put_back(tags.into_iter().zip(messages).collect());
+                lanes.rest(&batch.lanes);
+                done.extend(batch.tags.iter().map(position));
+            }
+            for key in 0u8..6 {
+                let of_key = |position: &&Position| keys[**position as usize] == Some(key);
+                let order: Vec<&Position> = done.iter().filter(of_key).collect();
+                prop_assert!(order.is_sorted());
+                prop_assert!(order.windows(2).all(|pair| pair[0] != pair[1]));
             }
         }
-        (taken, kept)
     }
 }

@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Summary;
+use super::options::RetryPolicy;
 use super::shard::{Context, End, ShardTask, Signals};
 use super::status::{RelayState, chain};
 use crate::record::{Backlog, Lease, Owner, Shard};
@@ -35,6 +36,20 @@ const LOOK_PAUSE: Duration = Duration::from_millis(1);
 
 /// Pause after the database refused such a look.
 const LOOK_RETRY: Duration = Duration::from_secs(1);
+
+/// Pauses before a broken shard starts again.
+const BREAKS: RetryPolicy = RetryPolicy {
+    initial: Duration::from_millis(100),
+    max: Duration::from_secs(60),
+    jitter: 0.2,
+    max_attempts: u32::MAX,
+};
+
+/// A shard that ran so long without breaking is as good as new.
+const FORGIVEN: Duration = Duration::from_secs(300);
+
+/// A relay that holds a shard asks for more so many times less often than a standby.
+const CONTENT: u32 = 5;
 
 /// The main loop turns at least this often; the status shows when it last did.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -161,6 +176,8 @@ struct Owned {
     acquire_at: Instant,
     renew_at: Instant,
     failures: u32,
+    /// Breaks of shards in a row, and the last one.
+    breaks: (u32, Instant),
     summary: Summary,
 }
 
@@ -182,6 +199,7 @@ impl Owned {
             acquire_at: now,
             renew_at: now,
             failures: 0,
+            breaks: (0, now),
             summary: Summary::default(),
         }
     }
@@ -286,10 +304,11 @@ impl Owned {
         match answer {
             Answer::Acquired(Ok(leases), sent) => {
                 self.acquiring = false;
-                self.acquire_at = now + self.ctx.options.acquire_interval;
                 self.ctx.status.works("acquire");
                 self.failures = 0;
                 self.acquired(leases, sent);
+                let patience = if self.held.is_empty() { 1 } else { CONTENT };
+                self.acquire_at = now + self.ctx.options.acquire_interval * patience;
             }
             Answer::Acquired(Err(error), _) => {
                 self.acquiring = false;
@@ -344,7 +363,7 @@ impl Owned {
             tracing::info!(shard = %lease.shard, epoch = lease.epoch, after_expiry = lease.after_expiry, "lease acquired");
             self.ctx.meters.lease("held");
             let deadline = self.deadline(sent);
-            self.start_shard(lease, deadline);
+            self.start_shard(lease, deadline, sent);
         }
         self.ctx.meters.held_shards.set(self.held.len() as f64);
     }
@@ -357,7 +376,7 @@ impl Owned {
             .saturating_sub(self.ctx.options.margin())
     }
 
-    fn start_shard(&mut self, lease: Lease, deadline: Instant) {
+    fn start_shard(&mut self, lease: Lease, deadline: Instant, start_at: Instant) {
         let (deadline, deadline_seen) = watch::channel(deadline);
         let lost = CancellationToken::new();
         let mut wake = self.wake.subscribe();
@@ -368,7 +387,7 @@ impl Owned {
             drain: self.drain.clone(),
             lost: lost.clone(),
         };
-        let task = ShardTask::new(self.ctx.clone(), lease, signals);
+        let task = ShardTask::new(self.ctx.clone(), lease, signals, start_at);
         self.tasks.spawn(async move { (lease, task.run().await) });
         let held = Held {
             lease,
@@ -398,10 +417,15 @@ impl Owned {
     }
 
     fn ended(&mut self, lease: Lease, end: End) {
-        self.ctx.status.hide(lease.shard);
+        // A shard taken anew while its old task was ending belongs to the new one.
+        let ours = |held: &Held| held.lease.epoch == lease.epoch;
+        if !self.held.get(&lease.shard).is_some_and(ours) {
+            return;
+        }
         let Some(held) = self.held.remove(&lease.shard) else {
             return;
         };
+        self.ctx.status.hide(lease.shard);
         self.ctx.meters.held_shards.set(self.held.len() as f64);
         match end {
             End::Drained => {
@@ -417,14 +441,22 @@ impl Owned {
         }
     }
 
-    /// Starts a broken shard as if its relay had died: what broke it may be a record.
+    /// Starts a broken shard as if its relay had died: what broke it may be a record. If it breaks again
+    /// and again the pauses grow, because then it is hardly the record.
     fn start_again(&mut self, held: &Held) {
         let lease = Lease {
             after_expiry: true,
             ..held.lease
         };
+        let now = Instant::now();
+        let (count, last) = self.breaks;
+        let count = match now.duration_since(last) < FORGIVEN {
+            true => count.saturating_add(1),
+            false => 1,
+        };
+        self.breaks = (count, now);
         let deadline = *held.deadline.borrow();
-        self.start_shard(lease, deadline);
+        self.start_shard(lease, deadline, now + BREAKS.delay(count, rand::random()));
     }
 
     fn release(&mut self, leases: Vec<Lease>) {

@@ -179,3 +179,198 @@ fn overloaded(messages: &[Message], blames: &[Option<Blame>]) -> Option<usize> {
     let unkeyed = messages.iter().filter(|message| message.key.is_none()).count();
     (keys.len() + unkeyed >= OVERLOAD).then_some(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use ErrorKind::{OutcomeUnknown, Rejected, TooLarge, Unreachable, Unroutable};
+    use outbox_broker::{Error, Receipt};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RETRY: RetryPolicy = RetryPolicy {
+        initial: Duration::from_millis(100),
+        max: Duration::from_secs(10),
+        jitter: 0.0,
+        max_attempts: 3,
+    };
+
+    /// Key, attempts before this one if it was parked, outcome.
+    type Case = (Option<u8>, Option<u32>, Option<ErrorKind>);
+
+    fn decide(cases: &[Case], on_exhausted: OnExhausted) -> Plan {
+        let (mut messages, mut tags, mut outcomes) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, (key, parked, outcome)) in cases.iter().enumerate() {
+            let builder = Message::builder("orders", "order.placed").source("/test");
+            let builder = match key {
+                Some(key) => builder.key(format!("k{key}")),
+                None => builder,
+            };
+            messages.push(builder.build().unwrap());
+            let origin = match parked {
+                None => Origin::Hot(number as i64),
+                Some(attempts) => Origin::Parked {
+                    sequence: number as i64,
+                    attempts: attempts + 1,
+                    holds: true,
+                },
+            };
+            tags.push(Tag::new(origin, &messages[number]));
+            outcomes.push(match outcome {
+                None => Ok(Receipt::default()),
+                Some(kind) => Err(Error::new(*kind, "publish", "a fault was asked for")),
+            });
+        }
+        plan(&messages, &tags, &outcomes, &RETRY, on_exhausted, || 0.0)
+    }
+
+    fn parked(attempts: u32, millis: u64) -> Step {
+        Step::Park {
+            state: ParkState::Retry,
+            attempts,
+            delay: Duration::from_millis(millis),
+        }
+    }
+
+    fn dead(attempts: u32) -> Step {
+        Step::Park {
+            state: ParkState::Dead,
+            attempts,
+            delay: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_refused_message_is_parked_with_the_later_ones_of_its_key_behind_it() {
+        let plan = decide(
+            &[
+                (Some(1), None, None),
+                (Some(1), None, Some(Rejected)),
+                (Some(2), None, None),
+                (Some(1), None, Some(Rejected)),
+                (None, None, Some(Rejected)),
+            ],
+            OnExhausted::Wait,
+        );
+        let expected = [
+            Step::Published,
+            parked(1, 100),
+            Step::Published,
+            Step::Behind,
+            parked(1, 100),
+        ];
+        assert_eq!(plan.steps, expected);
+        assert_eq!(plan.broker_failure, None);
+    }
+
+    #[test]
+    fn a_broker_that_does_not_answer_costs_no_attempt() {
+        let plan = decide(
+            &[
+                (Some(1), None, None),
+                (Some(2), Some(2), Some(Unreachable)),
+                (Some(2), None, Some(OutcomeUnknown)),
+            ],
+            OnExhausted::Wait,
+        );
+        assert_eq!(plan.steps, [Step::Published, Step::Again, Step::Again]);
+        assert_eq!(plan.broker_failure, Some(1));
+        assert!(!plan.overload);
+    }
+
+    #[test]
+    fn the_last_attempt_is_a_dead_letter_and_a_missing_binding_never_is() {
+        let plan = decide(
+            &[
+                (Some(1), Some(1), Some(Rejected)),
+                (Some(2), Some(2), Some(Rejected)),
+                (Some(3), Some(99), Some(Unroutable)),
+            ],
+            OnExhausted::Wait,
+        );
+        assert_eq!(plan.steps, [parked(2, 200), dead(3), parked(100, 10_000)]);
+    }
+
+    #[test]
+    fn behind_a_dead_letter_a_key_waits_or_skips_ahead_by_policy() {
+        let cases = [(Some(1), None, Some(TooLarge)), (Some(1), None, Some(Rejected))];
+        assert_eq!(decide(&cases, OnExhausted::Wait).steps, [dead(1), Step::Behind]);
+        assert_eq!(
+            decide(&cases, OnExhausted::SkipAhead).steps,
+            [dead(1), Step::Again]
+        );
+    }
+
+    #[test]
+    fn a_broker_that_refuses_everything_is_overloaded() {
+        let many: Vec<Case> = (0..OVERLOAD as u8)
+            .map(|key| (Some(key), None, Some(Rejected)))
+            .collect();
+        let plan = decide(&many, OnExhausted::Wait);
+        assert!(plan.overload && plan.steps.iter().all(|step| *step == Step::Again));
+
+        let few = decide(&many[1..], OnExhausted::Wait);
+        assert!(!few.overload && few.broker_failure.is_none());
+        let mut one_accepted = many.clone();
+        one_accepted.push((None, None, None));
+        assert!(!decide(&one_accepted, OnExhausted::Wait).overload);
+        let one_key = decide(&vec![(Some(1), None, Some(Rejected)); 100], OnExhausted::Wait);
+        assert!(!one_key.overload, "one poisonous message and its followers");
+        assert_eq!(one_key.steps[..2], [parked(1, 100), Step::Behind]);
+    }
+
+    #[test]
+    fn a_missing_outcome_is_an_unknown_one() {
+        let message = Message::builder("orders", "order.placed")
+            .source("/test")
+            .build()
+            .unwrap();
+        let tag = Tag::new(Origin::Hot(1), &message);
+        let plan = plan(&[message], &[tag], &[], &RETRY, OnExhausted::Wait, || 0.0);
+        assert_eq!((plan.steps, plan.broker_failure), (vec![Step::Again], Some(0)));
+    }
+
+    fn outcome() -> impl Strategy<Value = Option<ErrorKind>> {
+        use ErrorKind::{Broker, Closed, Invalid, Unauthorized, UnknownDestination, Unsupported};
+        let kinds = [
+            Unreachable,
+            OutcomeUnknown,
+            Rejected,
+            Unauthorized,
+            UnknownDestination,
+            Unroutable,
+            TooLarge,
+            Invalid,
+            Unsupported,
+            Closed,
+            Broker,
+        ];
+        prop_oneof![2 => Just(None), 1 => proptest::sample::select(kinds.to_vec()).prop_map(Some)]
+    }
+
+    proptest! {
+        #[test]
+        fn accepted_is_settled_the_rest_is_not_and_no_key_is_overtaken(
+            cases in proptest::collection::vec(
+                (proptest::option::of(0u8..4), proptest::option::of(0u32..5), outcome()), 0..60),
+            skip_ahead: bool,
+        ) {
+            let policy = if skip_ahead { OnExhausted::SkipAhead } else { OnExhausted::Wait };
+            let plan = decide(&cases, policy);
+            prop_assert_eq!(plan.steps.len(), cases.len());
+            for ((key, _, outcome), step) in cases.iter().zip(&plan.steps) {
+                prop_assert_eq!(outcome.is_none(), *step == Step::Published);
+                prop_assert!(key.is_some() || *step != Step::Behind);
+            }
+            for key in 0u8..4 {
+                let steps = cases.iter().zip(&plan.steps).filter(|((of, ..), _)| *of == Some(key));
+                let mut failed = steps.map(|(_, step)| *step).filter(|step| *step != Step::Published);
+                // The first failure of a key decides over all later ones.
+                if let Some(first) = failed.next() {
+                    let later = behind(first, policy);
+                    prop_assert!(failed.all(|step| step == later));
+                }
+            }
+        }
+    }
+}

@@ -101,3 +101,86 @@ fn company(row: &Parked, limit: usize, careful: bool) -> usize {
         _ => limit,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use outbox_broker::Message;
+
+    use super::*;
+
+    fn row(sequence: i64, key: &str, attempts: u32, error: Option<&str>) -> Parked {
+        let message = Message::builder("orders", "order.placed")
+            .source("/test")
+            .key(key);
+        Parked {
+            sequence,
+            state: ParkState::Retry,
+            attempts,
+            error: error.map(str::to_owned),
+            message: Ok(message.build().unwrap()),
+        }
+    }
+
+    fn many(attempts: u32, error: Option<&str>) -> Vec<Parked> {
+        (0..90)
+            .map(|number| row(number, &format!("k{number}"), attempts, error))
+            .collect()
+    }
+
+    fn begun(rows: Vec<Parked>, careful: bool) -> Vec<i64> {
+        let chosen = select(rows, 100, 12, careful);
+        chosen.begin.iter().map(|row| row.sequence).collect()
+    }
+
+    #[test]
+    fn rows_never_tried_go_together_with_their_followers() {
+        let rows = vec![row(1, "a", 0, None), row(2, "b", 0, None), row(3, "a", 0, None)];
+        assert_eq!(begun(rows, true), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_row_that_was_refused_goes_without_its_followers() {
+        let rows = vec![
+            row(1, "a", 2, Some("nack")),
+            row(2, "a", 0, None),
+            row(3, "b", 5, Some("nack")),
+        ];
+        assert_eq!(begun(rows, false), [1, 3]);
+    }
+
+    #[test]
+    fn suspects_are_tried_in_small_groups_and_then_alone() {
+        assert_eq!(begun(many(1, None), false), (0..32).collect::<Vec<i64>>());
+        assert_eq!(begun(many(2, None), false), [0]);
+        assert_eq!(begun(many(2, Some("nack")), false).len(), 90);
+        let after_a_death = begun(many(2, Some("nack")), true);
+        assert_eq!(after_a_death, [0], "a refused row is a suspect too");
+    }
+
+    #[test]
+    fn a_suspect_that_does_not_fit_keeps_its_followers_back() {
+        let rows = vec![
+            row(1, "a", 0, None),
+            row(2, "b", 2, None),
+            row(3, "b", 0, None),
+            row(4, "c", 0, None),
+        ];
+        assert_eq!(begun(rows, false), [1, 4]);
+    }
+
+    #[test]
+    fn a_row_that_killed_its_relay_too_often_is_dead() {
+        let chosen = select(vec![row(1, "a", 12, None), row(2, "a", 0, None)], 100, 12, true);
+        assert!(chosen.begin.is_empty(), "its followers wait for the policy");
+        assert_eq!(chosen.dead[0].failure.state, ParkState::Dead);
+        assert_eq!(chosen.dead[0].key, Some(("a".to_owned(), true)));
+        let refused = select(vec![row(1, "a", 99, Some("unroutable"))], 100, 12, true);
+        assert_eq!(refused.begin.len(), 1, "an answer of the broker is no death");
+        let shared = select(vec![row(1, "a", 2, None)], 100, 1, true);
+        assert_eq!(
+            shared.begin.len(),
+            1,
+            "its first attempts were shared with others"
+        );
+    }
+}

@@ -133,10 +133,12 @@ pub(super) struct ShardTask {
     settling: Settling,
     round: Round,
     gauges_at: Instant,
+    start_at: Instant,
 }
 
 impl ShardTask {
-    pub(super) fn new(ctx: Arc<Context>, lease: Lease, signals: Signals) -> Self {
+    /// The task of a shard held by `lease`, which does nothing before `start_at`.
+    pub(super) fn new(ctx: Arc<Context>, lease: Lease, signals: Signals, start_at: Instant) -> Self {
         let options = &ctx.options;
         let suspects = if lease.after_expiry {
             options.max_in_flight
@@ -166,12 +168,18 @@ impl ShardTask {
             fence_seen: None,
             settling: Settling::default(),
             gauges_at: now,
+            start_at,
             ctx,
         }
     }
 
     /// Works until the lease is lost or a drain is done.
     pub(super) async fn run(mut self) -> End {
+        tokio::select! {
+            () = self.signals.lost.cancelled() => return End::Lost,
+            () = self.signals.drain.cancelled() => return End::Drained,
+            () = sleep_until(self.start_at) => {}
+        }
         loop {
             let now = Instant::now();
             self.start_what_can_start(now);
@@ -198,7 +206,9 @@ impl ShardTask {
 
     fn start_what_can_start(&mut self, now: Instant) {
         self.watch_the_fence(now);
-        if !self.draining {
+        if self.draining {
+            self.hand_back();
+        } else {
             self.start_keys(now);
             if self.ready {
                 self.start_publishes(now);

@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use super::work;
 use super::{End, STORE_RETRY, ShardTask, is_lost};
 use crate::Error;
-use crate::record::{ParkState, Parked};
+use crate::record::{ParkState, Parked, ParkedFailure};
 use crate::relay::circuit::Allowed;
-use crate::relay::lanes::{Origin, Tag};
+use crate::relay::lanes::{Item, Origin, Tag};
 use crate::relay::retry::{self, Hopeless};
 
 /// Least pause after a look that found nothing to try.
@@ -147,9 +147,6 @@ impl ShardTask {
         };
         self.ctx.status.works("count attempts");
         self.round.expect(Instant::now());
-        if self.draining {
-            return Ok(());
-        }
         for row in rows {
             let Ok(message) = row.message else {
                 continue;
@@ -165,6 +162,24 @@ impl ShardTask {
             self.lanes.push((tag, message));
         }
         Ok(())
+    }
+
+    /// Gives the attempts that were counted and not made an error, so that the next relay does not suspect
+    /// these rows of having killed this one.
+    pub(super) fn hand_back(&mut self) {
+        let parked = |(tag, _): &Item| matches!(tag.origin, Origin::Parked { .. });
+        for (tag, _) in self.lanes.extract_all(parked) {
+            self.bytes -= tag.bytes;
+            if let Origin::Parked { sequence, .. } = tag.origin {
+                let failure = ParkedFailure {
+                    sequence,
+                    state: ParkState::Retry,
+                    delay: Duration::ZERO,
+                    error: "not tried: the relay was stopped first".to_owned(),
+                };
+                self.settling.fail_parked(failure, None);
+            }
+        }
     }
 
     fn parked_failed(&mut self, operation: &'static str, error: &Error) {
