@@ -39,6 +39,12 @@ pub use sqlite::sqlite;
 
 use crate::announce;
 use server::Server;
+pub(crate) use supervisor::quoted;
+
+/// A program in PATH.
+pub(crate) fn find_program(name: &str) -> Option<std::path::PathBuf> {
+    local::find(name, &[], true)
+}
 
 /// Names the services that must be there: `postgres,rabbitmq`, or `all`.
 pub const REQUIRE_VARIABLE: &str = "OUTBOX_TEST_REQUIRE";
