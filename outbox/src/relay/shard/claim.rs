@@ -188,7 +188,7 @@ impl ShardTask {
             _ => options.linger,
         };
         reading.earliest = started + pause;
-        reading.next_at = if full || accepted * 2 >= options.batch_size {
+        reading.next_at = if (full && accepted > 0) || accepted * 2 >= options.batch_size {
             reading.earliest = now;
             now
         } else if accepted > 0 {
