@@ -114,7 +114,7 @@ async fn produce(database: &Database, outbox: &Outbox, producer: usize, each: us
                 .payload(format!("{key}:{number:05}").into_bytes(), "text/plain")
                 .build()
                 .unwrap();
-            if (number + producer) % 5 == 0 {
+            if (number + producer).is_multiple_of(5) {
                 let undone = outbox
                     .message("orders", "order.undone")
                     .key(&key)
