@@ -1,5 +1,7 @@
 //! Transactional outbox: write business rows and messages in one database transaction.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod connection;
 mod error;
 pub mod migration;

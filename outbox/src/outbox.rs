@@ -26,6 +26,7 @@ struct Shared {
     shards: i16,
     trace_context: Option<TraceContext>,
     wakeup: Wakeup,
+    also: Vec<Wakeup>,
 }
 
 impl fmt::Debug for Outbox {
@@ -47,6 +48,7 @@ pub struct OutboxBuilder {
     shards: i16,
     trace_context: Option<TraceContext>,
     wakeup: Wakeup,
+    also: Vec<Wakeup>,
 }
 
 impl OutboxBuilder {
@@ -76,6 +78,13 @@ impl OutboxBuilder {
         self
     }
 
+    /// Another signal to send after each commit, such as that of a `PostgresNotifier` for relays in other
+    /// processes. Default: none; they poll.
+    pub fn also_wakes(mut self, wakeup: Wakeup) -> Self {
+        self.also.push(wakeup);
+        self
+    }
+
     /// The outbox.
     ///
     /// # Errors
@@ -102,6 +111,7 @@ impl OutboxBuilder {
                 shards: self.shards,
                 trace_context: self.trace_context,
                 wakeup: self.wakeup,
+                also: self.also,
             }),
         })
     }
@@ -119,6 +129,7 @@ impl Outbox {
                 shards: 1,
                 trace_context: None,
                 wakeup: Wakeup::new(),
+                also: Vec::new(),
             }),
         }
     }
@@ -131,6 +142,7 @@ impl Outbox {
             shards: 1,
             trace_context: None,
             wakeup: Wakeup::new(),
+            also: Vec::new(),
         }
     }
 
@@ -159,6 +171,7 @@ impl Outbox {
     /// Without it a relay finds the rows by polling: later, never not at all.
     pub fn notify(&self) {
         self.shared.wakeup.notify();
+        self.shared.also.iter().for_each(Wakeup::notify);
     }
 
     /// Writes `message` on the caller's connection, in its open transaction, and returns its id.
