@@ -70,9 +70,13 @@ pub(super) async fn claim(client: &Client, request: &ClaimRequest<'_>) -> Result
         let position: i64 = row.try_get(0)?;
         if position > request.above {
             new += 1;
-            if row.try_get::<_, Option<&[u8]>>(8)?.is_none() {
-                claim.more = true;
-                continue;
+            match row.try_get::<_, Option<&[u8]>>(8)? {
+                None => {
+                    claim.more = true;
+                    continue;
+                }
+                // A row that exceeds the bound alone hides the rows after it.
+                Some(payload) => claim.more |= payload.len() > request.max_bytes,
             }
         }
         claim.records.push(record(&row)?);
