@@ -3,7 +3,7 @@
 //! A store's test file says how to reach a database of its own; [`conformance!`](crate::conformance!) makes
 //! the tests:
 //!
-//! ```ignore
+//! ```text
 //! async fn setup(need: Need) -> Result<impl Fixture, String> { … }
 //!
 //! outbox::conformance!(setup);
