@@ -88,6 +88,11 @@ pub trait Connection: outbox::Connection<Driver = Self> + outbox::Driver + Sized
     #[doc(hidden)]
     async fn rollback(&mut self) -> QueryResult<()>;
 
+    /// Asks the server to stop a statement that was cut off, before the connection is closed: a server that
+    /// works on would keep the inbox row locked.
+    #[doc(hidden)]
+    async fn cut_off(&mut self) {}
+
     /// Runs a statement and returns the number of rows it changed.
     #[doc(hidden)]
     async fn change(&mut self, sql: Sql) -> QueryResult<usize>;

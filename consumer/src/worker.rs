@@ -35,6 +35,8 @@ const DEFER_MOST: Duration = Duration::from_secs(5);
 /// Delays from here on are left to the broker if it can hold a message back; shorter ones are not worth a
 /// round trip.
 const NACK_FROM: Duration = Duration::from_secs(1);
+/// How long asking the server to stop a statement may take.
+const CANCEL: Duration = Duration::from_secs(2);
 /// How long taking back a counted attempt may delay a shutdown.
 const UNCOUNT: Duration = Duration::from_secs(1);
 
@@ -164,8 +166,8 @@ impl<C: Connection> Worker<C> {
                 self.bury_again(work, burial, ended.error).await
             }
             _ => {
-                // Stopped: the connection closes and the transaction with it; nothing is counted.
-                drop(lent);
+                // Stopped: nothing is counted.
+                self.end(lent, ended.cut).await;
                 self.leave(work).await
             }
         }
@@ -493,9 +495,10 @@ impl<C: Connection> Worker<C> {
         Ok(changed)
     }
 
-    async fn end(&self, lent: Lent<C>, cut: bool) {
+    async fn end(&self, mut lent: Lent<C>, cut: bool) {
         if cut {
-            drop(lent);
+            // In vain or in time, the connection closes: it is dropped, not given back.
+            let _ = timeout(CANCEL, lent.cut_off()).await;
         } else {
             self.roll_back(lent).await;
         }

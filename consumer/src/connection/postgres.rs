@@ -115,6 +115,13 @@ ORDER BY i.done_at_us LIMIT 1000 FOR UPDATE SKIP LOCKED)";
         Ok(())
     }
 
+    async fn cut_off(&mut self) {
+        // Best effort: a server that takes no plain connection ends the statement when it notices the close.
+        if let Err(error) = self.cancel_token().cancel_query(tokio_postgres::NoTls).await {
+            tracing::debug!(%error, "the statement of a handler that was cut off could not be cancelled");
+        }
+    }
+
     async fn change(&mut self, sql: Sql) -> QueryResult<usize> {
         RunQueryDsl::execute(sql, self).await
     }
