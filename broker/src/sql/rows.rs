@@ -25,6 +25,24 @@ pub(super) struct Now {
 }
 
 #[derive(QueryableByName)]
+pub(super) struct LockedGroup {
+    #[diesel(sql_type = BigInt)]
+    pub(super) now: i64,
+    #[diesel(sql_type = Text)]
+    pub(super) topic: String,
+    #[diesel(sql_type = BigInt)]
+    pub(super) read_to_seq: i64,
+}
+
+#[derive(QueryableByName)]
+pub(super) struct Cursor {
+    #[diesel(sql_type = Text)]
+    pub(super) topic: String,
+    #[diesel(sql_type = BigInt)]
+    pub(super) read_to_seq: i64,
+}
+
+#[derive(QueryableByName)]
 pub(super) struct Ready {
     #[diesel(sql_type = BigInt)]
     pub(super) now: i64,

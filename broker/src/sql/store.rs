@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use diesel::result::DatabaseErrorKind;
 
 use crate::envelope;
 use crate::{Error, ErrorKind, Malformed, Message, Start};
@@ -243,6 +244,14 @@ impl Fault {
                 "the queue's group or schema row is gone; run `SqlBroker::migrate` or subscribe again";
             return Self::caused(ErrorKind::UnknownDestination, context, error);
         }
+        if let diesel::result::Error::DatabaseError(kind, _) = &error
+            && matches!(
+                kind,
+                DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection
+            )
+        {
+            return Self::caused(ErrorKind::Unreachable, BROKEN, error);
+        }
         let text = error.to_string();
         let is = |needles: &[&str]| needles.iter().any(|needle| text.contains(needle));
         let (kind, context) = if is(&["no such table", "no such column"])
@@ -278,16 +287,8 @@ impl Fault {
             )
         } else if is(&["unable to open database"]) {
             (ErrorKind::Unreachable, CANNOT_OPEN)
-        } else if is(&[
-            "connection closed",
-            "error communicating",
-            "terminating connection",
-            "shutting down",
-        ]) {
-            (
-                ErrorKind::Unreachable,
-                "the connection to the database broke; a later call makes a new one",
-            )
+        } else if is(&["terminating connection", "shutting down"]) {
+            (ErrorKind::Unreachable, BROKEN)
         } else {
             (
                 ErrorKind::Broker,
@@ -314,6 +315,8 @@ impl From<diesel::result::Error> for Fault {
 
 pub(super) const MISSING_TABLE: &str =
     "the queue's tables are missing or incomplete; run `SqlBroker::migrate`, or `outbox-relay migrate`";
+
+const BROKEN: &str = "the connection to the database broke; a later call makes a new one";
 
 pub(super) const CANNOT_OPEN: &str =
     "the SQLite file cannot be opened; check the path in `url` and the permissions of its directory";

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use diesel::QueryResult;
 use diesel_async::pooled_connection::deadpool::{Object, Pool, PoolError};
-use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig};
+use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
 use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
 use futures::FutureExt;
 
@@ -24,6 +24,8 @@ impl Connections {
     pub(super) async fn open(url: &str, size: u16, timeout: Duration) -> Result<Self, Fault> {
         let mut config = ManagerConfig::default();
         config.custom_setup = Box::new(move |url| establish(url.to_owned(), timeout).boxed());
+        // A closed connection is noticed without asking the server; one that hangs is thrown away after use.
+        config.recycling_method = RecyclingMethod::Fast;
         let manager = AsyncDieselConnectionManager::new_with_config(url, config);
         let pool = Pool::builder(manager)
             .max_size(usize::from(size))
@@ -58,6 +60,20 @@ impl Connections {
             }
         }
     }
+}
+
+/// Returns the connection to the pool, or throws it away if it broke or did not answer.
+pub(super) fn give_back<T>(
+    connection: Object<AsyncPgConnection>,
+    done: Result<T, Fault>,
+) -> Result<T, Fault> {
+    if done
+        .as_ref()
+        .is_err_and(|fault| fault.kind == ErrorKind::Unreachable)
+    {
+        drop(Object::take(connection));
+    }
+    done
 }
 
 impl std::fmt::Debug for Connections {

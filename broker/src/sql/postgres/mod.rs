@@ -14,10 +14,10 @@ use diesel::{OptionalExtension, QueryResult, sql_query};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
 use self::append::append;
-use self::connection::Connections;
+use self::connection::{Connections, give_back};
 use self::settle::settle;
 use self::take::take;
-use super::rows::{Id, LagRow, Ready, Version, WindowRow};
+use super::rows::{Cursor, Id, LagRow, Ready, Version, WindowRow};
 use super::store::{
     Appended, Claim, Claimed, Fault, LAG_LIMIT, Order, PURGE_ROWS, Row, Store, micros, until,
 };
@@ -50,23 +50,23 @@ impl Store for Postgres {
             db.batch_execute("SELECT pg_advisory_xact_lock(812, 0)").await?;
             db.batch_execute(DDL).await
         });
-        self.connections.bounded(work).await
+        let done = self.connections.bounded(work).await;
+        give_back(db, done)
     }
 
     async fn version(&self) -> Result<i32, Fault> {
         const VERSION: &str = "SELECT max(version) AS version FROM outbox_queue_schema HAVING count(*) > 0";
         let mut db = self.connections.take().await?;
-        let found: Version = self
-            .connections
-            .bounded(sql_query(VERSION).get_result(&mut db))
-            .await?;
-        Ok(found.version)
+        let work = sql_query(VERSION).get_result::<Version>(&mut db);
+        let done = self.connections.bounded(work).await;
+        give_back(db, done).map(|found| found.version)
     }
 
     async fn publish(&self, rows: Vec<Row>) -> Result<Vec<Appended>, Fault> {
         let mut db = self.connections.take().await?;
         let work = db.transaction(async |db| append(db, &rows).await);
-        self.connections.bounded(work).await.map_err(|mut fault| {
+        let done = self.connections.bounded(work).await;
+        give_back(db, done).map_err(|mut fault| {
             // The commit may have been on its way.
             if fault.kind == ErrorKind::Unreachable {
                 fault.kind = ErrorKind::OutcomeUnknown;
@@ -77,31 +77,22 @@ impl Store for Postgres {
 
     async fn join(&self, topic: &str, group: &str, start: Start) -> Result<i64, Fault> {
         let mut db = self.connections.take().await?;
-        self.connections.bounded(join(&mut db, topic, group, start)).await
+        let done = self.connections.bounded(join(&mut db, topic, group, start)).await;
+        give_back(db, done)
     }
 
     async fn claim(&self, claim: Claim) -> Result<Claimed, Fault> {
         let mut db = self.connections.take().await?;
-        let work = sql_query(include_str!("ready.sql"))
-            .bind::<BigInt, _>(claim.group)
-            .get_result(&mut db);
-        let ready: Ready = self.connections.bounded(work).await?;
-        let next_due = ready.next_due.map(|due| until(due, ready.now));
-        if !ready.fresh && !ready.due {
-            return Ok(Claimed {
-                next_due,
-                ..Claimed::default()
-            });
-        }
-        let work = db.transaction(async |db| take(db, claim).await);
-        let claimed = self.connections.bounded(work).await?;
-        Ok(Claimed { next_due, ..claimed })
+        let work = claim_in(&mut db, claim);
+        let done = self.connections.bounded(work).await;
+        give_back(db, done)
     }
 
     async fn settle(&self, orders: Arc<[Order]>) -> Result<Vec<bool>, Fault> {
         let mut db = self.connections.take().await?;
         let work = db.transaction(async |db| settle(db, &orders).await);
-        self.connections.bounded(work).await
+        let done = self.connections.bounded(work).await;
+        give_back(db, done)
     }
 
     async fn release(&self, group: i64, member: i64) -> Result<(), Fault> {
@@ -112,17 +103,15 @@ impl Store for Postgres {
             .bind::<BigInt, _>(group)
             .bind::<BigInt, _>(member)
             .execute(&mut db);
-        self.connections.bounded(work).await.map(|_| ())
+        let done = self.connections.bounded(work).await;
+        give_back(db, done).map(|_| ())
     }
 
     async fn lag(&self, group: i64) -> Result<(i64, Option<Duration>), Fault> {
         let mut db = self.connections.take().await?;
-        let work = sql_query(include_str!("lag.sql"))
-            .bind::<BigInt, _>(group)
-            .bind::<BigInt, _>(LAG_LIMIT)
-            .get_result(&mut db);
-        let lag: LagRow = self.connections.bounded(work).await?;
-        Ok((lag.messages, lag.age.map(|age| until(age, 0))))
+        let work = lag(&mut db, group);
+        let done = self.connections.bounded(work).await;
+        give_back(db, done).map(|lag| (lag.messages, lag.age.map(|age| until(age, 0))))
     }
 
     async fn remove_group(&self, topic: &str, group: &str) -> Result<bool, Fault> {
@@ -135,14 +124,17 @@ impl Store for Postgres {
             .bind::<Text, _>(topic)
             .bind::<Text, _>(group)
             .load::<Id>(&mut db);
-        self.connections.bounded(work).await.map(|rows| !rows.is_empty())
+        let done = self.connections.bounded(work).await;
+        give_back(db, done).map(|rows| !rows.is_empty())
     }
 
     async fn purge(&self, after: i64, retention: Duration) -> Result<Option<i64>, Fault> {
         let mut db = self.connections.take().await?;
-        self.connections
+        let done = self
+            .connections
             .bounded(purge(&mut db, after, micros(retention)))
-            .await
+            .await;
+        give_back(db, done)
     }
 }
 
@@ -163,6 +155,36 @@ async fn join(db: &mut AsyncPgConnection, topic: &str, group: &str, start: Start
         .execute(db)
         .await?;
     find().get_result::<Id>(db).await.map(|found| found.id)
+}
+
+/// Looks before it locks: an empty look is one statement.
+async fn claim_in(db: &mut AsyncPgConnection, claim: Claim) -> QueryResult<Claimed> {
+    let ready: Ready = sql_query(include_str!("ready.sql"))
+        .bind::<BigInt, _>(claim.group)
+        .get_result(db)
+        .await?;
+    let next_due = ready.next_due.map(|due| until(due, ready.now));
+    if !ready.fresh && !ready.due {
+        return Ok(Claimed {
+            next_due,
+            ..Claimed::default()
+        });
+    }
+    let claimed = db.transaction(async |db| take(db, claim).await).await?;
+    Ok(Claimed { next_due, ..claimed })
+}
+
+/// The group's place comes as values, so that the planner knows how little lies beyond it.
+async fn lag(db: &mut AsyncPgConnection, group: i64) -> QueryResult<LagRow> {
+    const CURSOR: &str = "SELECT topic, read_to_seq FROM outbox_queue_group WHERE id = $1";
+    let cursor: Cursor = sql_query(CURSOR).bind::<BigInt, _>(group).get_result(db).await?;
+    sql_query(include_str!("lag.sql"))
+        .bind::<BigInt, _>(group)
+        .bind::<Text, _>(cursor.topic)
+        .bind::<BigInt, _>(cursor.read_to_seq)
+        .bind::<BigInt, _>(LAG_LIMIT)
+        .get_result(db)
+        .await
 }
 
 async fn purge(db: &mut AsyncPgConnection, after: i64, retention: i64) -> QueryResult<Option<i64>> {

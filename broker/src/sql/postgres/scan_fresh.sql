@@ -1,7 +1,6 @@
--- The log beyond the cursor. $1 group, $2 rows at most
+-- The log beyond the cursor, by the index (topic, seq); see ready.sql. $1 topic, $2 cursor, $3 rows at most
 SELECT m.seq, m.key
-FROM outbox_queue_group g
-JOIN outbox_queue_message m ON m.topic = g.topic AND m.seq > g.read_to_seq
-WHERE g.id = $1
-ORDER BY m.seq
-LIMIT $2
+FROM outbox_queue_message m
+WHERE (m.topic, m.seq) > ($1, $2) AND (m.topic, m.seq) <= ($1, 9223372036854775807)
+ORDER BY m.topic, m.seq
+LIMIT $3

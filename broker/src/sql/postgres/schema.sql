@@ -14,8 +14,8 @@ INSERT INTO outbox_queue_schema (version) SELECT 1 WHERE NOT EXISTS (SELECT 1 FR
 -- The log. Rows are only inserted, and deleted when the retention is over and no group waits for them.
 CREATE TABLE IF NOT EXISTS outbox_queue_message (
   seq        bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY, -- CACHE 1, never higher: it would break the order
-  topic      text        NOT NULL,
-  source     text        NOT NULL,
+  topic      text        COLLATE "C" NOT NULL,
+  source     text        COLLATE "C" NOT NULL,
   message_id uuid        NOT NULL,
   key        text,
   attributes text        NOT NULL,
@@ -32,7 +32,7 @@ CREATE INDEX IF NOT EXISTS outbox_queue_message_topic ON outbox_queue_message (t
 -- the new versions on the same page, and early cleaning.
 CREATE TABLE IF NOT EXISTS outbox_queue_group (
   id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  topic       text   NOT NULL,
+  topic       text   COLLATE "C" NOT NULL,
   name        text   NOT NULL,
   read_to_seq bigint NOT NULL,
   UNIQUE (topic, name)

@@ -1,16 +1,16 @@
 //! The claim: one short transaction that holds the group's row.
 
-use diesel::sql_types::{Array, BigInt, Integer, Nullable};
+use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text};
 use diesel::{QueryResult, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use crate::sql::plan::{Asked, FreshRow, PendingRow, Plan, plan};
-use crate::sql::rows::{ContentRow, FreshScan, Now, PendingScan};
+use crate::sql::rows::{ContentRow, FreshScan, LockedGroup, PendingScan};
 use crate::sql::store::{Claim, Claimed, ClaimedRow, PENDING_LIMIT, SCAN_ROWS, count, micros};
 
 /// The claim itself, inside a transaction.
 pub(super) async fn take(db: &mut AsyncPgConnection, claim: Claim) -> QueryResult<Claimed> {
-    let Now { now } = sql_query(include_str!("lock_group.sql"))
+    let group: LockedGroup = sql_query(include_str!("lock_group.sql"))
         .bind::<BigInt, _>(claim.group)
         .get_result(db)
         .await?;
@@ -19,7 +19,8 @@ pub(super) async fn take(db: &mut AsyncPgConnection, claim: Claim) -> QueryResul
         .load(db)
         .await?;
     let fresh: Vec<FreshScan> = sql_query(include_str!("scan_fresh.sql"))
-        .bind::<BigInt, _>(claim.group)
+        .bind::<Text, _>(&group.topic)
+        .bind::<BigInt, _>(group.read_to_seq)
         .bind::<BigInt, _>(count(claim.max.max(SCAN_ROWS)))
         .load(db)
         .await?;
@@ -27,7 +28,7 @@ pub(super) async fn take(db: &mut AsyncPgConnection, claim: Claim) -> QueryResul
     let fresh: Vec<FreshRow> = fresh.into_iter().map(FreshRow::from).collect();
     let asked = Asked {
         member: claim.member,
-        now,
+        now: group.now,
         max: claim.max,
         prefetch: claim.prefetch,
         pending_limit: PENDING_LIMIT,
@@ -36,7 +37,7 @@ pub(super) async fn take(db: &mut AsyncPgConnection, claim: Claim) -> QueryResul
     if plan.is_empty() {
         return Ok(Claimed::default());
     }
-    write_plan(db, &plan, claim, now).await?;
+    write_plan(db, &plan, claim, group.now).await?;
     let rows = load(db, &plan, claim.group).await?;
     Ok(Claimed {
         rows,
