@@ -215,5 +215,9 @@ impl ShardTask {
             let free = self.keys.gone(key);
             self.let_go(free);
         }
+        if !write.parked.published.is_empty() && self.keys.is_empty() && !self.circuit.is_open() {
+            // What failed has been published, and nothing waits behind it any more.
+            self.ctx.status.works("publish");
+        }
     }
 }
