@@ -3,9 +3,15 @@
 //! The binary `outbox-relay` is [`command::main`]. The library exists for its tests; it promises no stable
 //! interface, the configuration and the commands do.
 
+mod assemble;
 pub mod command;
 pub mod config;
 mod error;
+mod log;
+pub mod ops;
 mod output;
+#[cfg(feature = "sql")]
+mod sql_sink;
+mod stdout;
 
 pub use error::{Error, ErrorKind};

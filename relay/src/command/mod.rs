@@ -1,6 +1,10 @@
 //! The commands of `outbox-relay`, one file each.
 
 mod config;
+mod dead;
+mod migrate;
+mod run;
+mod status;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::source::Source;
 use crate::config::{Config, Layers, tree::Node};
 use crate::{Error, ErrorKind, output};
 
@@ -60,6 +65,12 @@ enum Command {
     /// Write, check and show the configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    Migrate(migrate::MigrateArgs),
+    Run(run::RunArgs),
+    Status(status::StatusArgs),
+    /// Look at dead letters, publish them again, or delete them.
+    #[command(subcommand)]
+    Dead(dead::DeadCommand),
 }
 
 /// How a result is printed.
@@ -100,7 +111,85 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<(), Error> {
-    match cli.command {
-        Command::Config(command) => config::run(&cli.global, &command),
+    let global = cli.global;
+    if let Command::Config(command) = &cli.command {
+        return config::run(&global, command);
     }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            Error::new(
+                ErrorKind::Failed,
+                "no threads can be started; look at the limits of this user",
+            )
+            .with_cause(error)
+        })?;
+    let result = runtime.block_on(async {
+        match &cli.command {
+            Command::Config(command) => config::run(&global, command),
+            Command::Migrate(arguments) => migrate::run(&global, arguments).await,
+            Command::Run(arguments) => run::run(&global, arguments).await,
+            Command::Status(arguments) => status::run(&global, arguments).await,
+            Command::Dead(command) => dead::run(&global, command).await,
+        }
+    });
+    // A thread that still waits for a database does not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// A result for a program.
+fn json(value: &impl serde::Serialize) -> Result<String, Error> {
+    serde_json::to_string_pretty(value).map_err(|error| {
+        Error::new(ErrorKind::Failed, "the result cannot be written as JSON").with_cause(error)
+    })
+}
+
+/// The source named, or the only one.
+fn one_source<'a>(config: &'a Config, name: Option<&str>) -> Result<(&'a str, &'a Source), Error> {
+    let names = || {
+        config
+            .source
+            .keys()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let found = match name {
+        Some(name) => config.source.get_key_value(name).ok_or_else(|| {
+            format!(
+                "--source {name}: there is no such source; give one of {}",
+                names()
+            )
+        }),
+        None if config.source.len() == 1 => config.source.iter().next().ok_or_else(String::new),
+        None => Err(format!(
+            "there are several sources; choose one with --source, one of {}",
+            names()
+        )),
+    };
+    found
+        .map(|(name, source)| (name.as_str(), source))
+        .map_err(|message| Error::new(ErrorKind::Usage, message))
+}
+
+/// An error of a source's database, with the exit code that fits: trying again helps only where it cannot
+/// be reached.
+fn database_error(source: &str, error: &outbox::Error) -> Error {
+    let (kind, remedy) = match error.kind() {
+        outbox::ErrorKind::Unreachable => (
+            ErrorKind::Unavailable,
+            "start the database or correct the url; `run --wait 60s` waits for it",
+        ),
+        outbox::ErrorKind::Unauthorized => (
+            ErrorKind::Config,
+            "correct user, password or grants; the url is set in the configuration",
+        ),
+        outbox::ErrorKind::Schema => (ErrorKind::Config, "nothing was changed"),
+        outbox::ErrorKind::Invalid => (ErrorKind::Config, "correct the configuration"),
+        _ => (ErrorKind::Failed, "see the cause"),
+    };
+    let cause = crate::error::chain(error);
+    Error::new(kind, format!("source {source}: {cause}; {remedy}"))
 }

@@ -20,12 +20,14 @@ mod validate;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use outbox::relay::RelayOptions;
 use serde::{Deserialize, Serialize};
 
 pub use layers::Layers;
 pub use secret::Secret;
 pub use show::Setting;
 use tree::{Node, Origin};
+pub(crate) use validate::scheme_problem;
 
 /// The version of the configuration's own format.
 pub const VERSION: u32 = 1;
@@ -121,9 +123,26 @@ impl Config {
     /// # Errors
     /// The first setting that is wrong.
     pub fn from_tree(root: &Node) -> Result<Self, Invalid> {
-        let config = Self::deserialize(read::Reader::new(root))?;
+        let mut config = Self::deserialize(read::Reader::new(root))?;
         config.validate(root)?;
+        config.settle_lanes();
         Ok(config)
+    }
+
+    /// Fills in the number of lanes, whose default depends on the sink.
+    fn settle_lanes(&mut self) {
+        let names: Vec<String> = self.source.keys().cloned().collect();
+        for name in names {
+            let sink = self.sink_of(&name).and_then(|sink| self.sink.get(sink));
+            let default = if sink.is_some_and(|sink| sink.kind() == "sql") {
+                1
+            } else {
+                RelayOptions::default().lanes
+            };
+            if let Some(source) = self.source.get_mut(&name) {
+                source.database_mut().lanes.get_or_insert(default);
+            }
+        }
     }
 
     /// Every secret of the configuration.

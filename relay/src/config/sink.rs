@@ -30,10 +30,14 @@ pub enum Sink {
 pub struct RabbitMq {
     /// `amqp://user:password@host:5672/vhost`.
     pub url: Secret,
-    /// The topic exchange messages are published to; the routing key is the topic. Default `outbox`.
+    /// The durable topic exchange messages are published to; the routing key is the topic. Default `outbox`.
     #[serde(default = "RabbitMq::default_exchange")]
     pub exchange: String,
-    /// Messages sent and not yet confirmed, at most. Default 1,000.
+    /// Whether the relay declares the exchange. Default true; with false it must exist, and the account
+    /// needs no permission to configure.
+    #[serde(default = "RabbitMq::default_declare")]
+    pub declare: bool,
+    /// Messages of one publish sent and not yet confirmed, at most. Default 1,000.
     #[serde(
         default = "RabbitMq::default_window",
         deserialize_with = "units::between::<1, 65_535, _, _>"
@@ -48,6 +52,10 @@ pub struct RabbitMq {
 impl RabbitMq {
     fn default_exchange() -> String {
         "outbox".to_owned()
+    }
+
+    const fn default_declare() -> bool {
+        true
     }
 
     const fn default_window() -> usize {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outbox::relay::{RelayOptions, RetryPolicy};
 use serde::{Deserialize, Serialize};
 
 use super::secret::Secret;
@@ -31,6 +32,16 @@ impl Source {
         }
     }
 
+    /// The same, to change.
+    pub(super) const fn database_mut(&mut self) -> &mut Database {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres(database) => database,
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(database) => database,
+        }
+    }
+
     /// The value of `kind`.
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -52,18 +63,31 @@ impl Source {
     }
 }
 
-/// How one outbox is read.
+/// How one outbox is read. The defaults are those of [`RelayOptions`].
 #[derive(Debug, Clone, Deserialize, Serialize)]
 pub struct Database {
     /// Where the database is: `postgres://user@host/database`, or `sqlite:PATH` for a file.
     pub url: Secret,
-    /// Rows read at once. Default 500; 1 to 10,000.
+    /// Rows read by one claim, and messages handed over in one publish, at most. Default 1,000.
     #[serde(
         default = "defaults::batch_size",
         deserialize_with = "units::between::<1, 10_000, _, _>"
     )]
     pub batch_size: usize,
-    /// Longest wait between two looks at an idle outbox; a notification ends it earlier. Default 1 s.
+    /// Records in memory, from claim to settle. Default 8,000: bounds the duplicates after a crash.
+    #[serde(
+        default = "defaults::max_in_flight",
+        deserialize_with = "units::between::<1, 1_000_000, _, _>"
+    )]
+    pub max_in_flight: usize,
+    /// Bytes of messages in memory. Default 64 MiB.
+    #[serde(default = "defaults::max_bytes", with = "units::size")]
+    pub max_bytes: usize,
+    /// Publish calls under way at once, each with its own keys. Default 8, and 1 to a sink of kind `sql`,
+    /// where every publish is a transaction.
+    #[serde(default, deserialize_with = "lanes")]
+    pub lanes: Option<usize>,
+    /// Longest time between two looks at an idle outbox; a notification ends it earlier. Default 250 ms.
     #[serde(default = "defaults::poll_interval", with = "units::duration")]
     pub poll_interval: Duration,
     /// The lease that makes one relay the only publisher of a shard.
@@ -72,6 +96,10 @@ pub struct Database {
     /// What happens to a message that the broker does not take.
     #[serde(default)]
     pub retry: Retry,
+}
+
+fn lanes<'a, D: serde::Deserializer<'a>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    units::between::<1, 1_024, _, _>(deserializer).map(Some)
 }
 
 /// `lease = { … }`.
@@ -86,7 +114,7 @@ pub struct Lease {
 impl Default for Lease {
     fn default() -> Self {
         Self {
-            ttl: Duration::from_secs(15),
+            ttl: RelayOptions::default().lease_ttl,
         }
     }
 }
@@ -107,30 +135,34 @@ pub struct Retry {
 impl Default for Retry {
     fn default() -> Self {
         Self {
-            max_attempts: 12,
+            max_attempts: RetryPolicy::default().max_attempts,
             backoff: Backoff::default(),
             on_exhausted: OnExhausted::Block,
         }
     }
 }
 
-/// `backoff = { initial = "200ms", max = "5m" }`: each wait is longer than the one before.
+/// `backoff = { initial = "200ms", max = "1m" }`: each wait is longer than the one before.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Backoff {
     /// The first wait. Default 200 ms.
     #[serde(with = "units::duration")]
     pub initial: Duration,
-    /// The longest wait. Default 5 min.
+    /// The longest wait. Default 1 min: what a repaired broker keeps waiting at worst.
     #[serde(with = "units::duration")]
     pub max: Duration,
+    /// Random part of each wait, 0 to 1, so that relays do not return in step. Default 0.2.
+    pub jitter: f64,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
+        let policy = RetryPolicy::default();
         Self {
-            initial: Duration::from_millis(200),
-            max: Duration::from_secs(300),
+            initial: policy.initial,
+            max: policy.max,
+            jitter: policy.jitter,
         }
     }
 }
@@ -148,11 +180,21 @@ pub enum OnExhausted {
 mod defaults {
     use std::time::Duration;
 
-    pub(super) const fn batch_size() -> usize {
-        500
+    use super::RelayOptions;
+
+    pub(super) fn batch_size() -> usize {
+        RelayOptions::default().batch_size
     }
 
-    pub(super) const fn poll_interval() -> Duration {
-        Duration::from_secs(1)
+    pub(super) fn max_in_flight() -> usize {
+        RelayOptions::default().max_in_flight
+    }
+
+    pub(super) fn max_bytes() -> usize {
+        RelayOptions::default().max_bytes
+    }
+
+    pub(super) fn poll_interval() -> Duration {
+        RelayOptions::default().poll_interval
     }
 }

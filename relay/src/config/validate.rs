@@ -8,6 +8,9 @@ use super::{Config, Invalid, Secret, VERSION, read};
 /// Shortest lease: below it, a pause of the process or of the database loses the lease all the time.
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 
+/// Least memory for messages, as the engine demands it.
+const LEAST_BYTES: usize = 64 << 10;
+
 impl Config {
     pub(super) fn validate(&self, root: &Node) -> Result<(), Invalid> {
         let wrong = |path: &str, message: String| {
@@ -79,7 +82,25 @@ impl Config {
                     "zero would poll without rest; give at least \"10ms\"".to_owned(),
                 );
             }
+            if database.max_in_flight < database.batch_size {
+                return wrong(
+                    &path("max_in_flight"),
+                    format!(
+                        "it must be at least batch_size ({}); change one of them",
+                        database.batch_size
+                    ),
+                );
+            }
+            if database.max_bytes < LEAST_BYTES {
+                return wrong(&path("max_bytes"), "it must be at least \"64KiB\"".to_owned());
+            }
             let backoff = &database.retry.backoff;
+            if !(0.0..=1.0).contains(&backoff.jitter) {
+                return wrong(
+                    &path("retry.backoff.jitter"),
+                    "it must be between 0 and 1".to_owned(),
+                );
+            }
             if backoff.initial.is_zero() || backoff.initial > backoff.max {
                 return wrong(
                     &path("retry.backoff"),
