@@ -50,7 +50,6 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::print_stdout,
     reason = "the suite is test code: it fails by panicking and says what it leaves out"
 )]
 
@@ -63,7 +62,7 @@ pub use stage::{NotApplicable, Played, Stage, run};
 
 /// Makes one test of each scenario. Takes the path of a function
 /// `async fn(Need) -> Result<impl Fixture, String>`; its error is the reason why the tests cannot run here,
-/// printed as `skipped: <scenario>: <reason>`.
+/// printed as `SKIPPED: <scenario>: <reason>`.
 #[macro_export]
 macro_rules! conformance {
     ($setup:path) => {

@@ -36,6 +36,8 @@ pub(super) struct Confirms<'a> {
     /// Id and routing key of what came back. lapin hands a return to whichever confirm completes next.
     returned: HashSet<(String, String)>,
     failure: Option<Failure>,
+    /// The deadline passed before every confirm was in.
+    pub(super) late: bool,
 }
 
 struct UnderWay<'a> {
@@ -61,6 +63,7 @@ impl<'a> Confirms<'a> {
             ended: Vec::new(),
             returned: HashSet::new(),
             failure: None,
+            late: false,
         }
     }
 
@@ -122,6 +125,7 @@ impl<'a> Confirms<'a> {
                 }
                 self.bytes = 0;
                 self.failure = Some(late);
+                self.late = true;
             }
         }
     }

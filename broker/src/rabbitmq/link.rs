@@ -57,7 +57,6 @@ impl Link {
                 Ok(Ok(channel)) => return Ok(channel),
                 Ok(Err(cause)) => Failure::from(cause),
                 Err(_) => {
-                    // Half open, or the server is frozen: the next call starts afresh.
                     self.discard().await;
                     return Err(Failure::silent());
                 }
@@ -99,9 +98,16 @@ impl Link {
         Ok(connection)
     }
 
-    /// Forgets the connection; channels still in use keep it open until they are dropped.
+    /// Gives up a connection that does not answer: the next call opens another one.
     pub(super) async fn discard(&self) {
-        self.connection.lock().await.take();
+        let Some(connection) = self.connection.lock().await.take() else {
+            return;
+        };
+        let deadline = Instant::now() + self.config.connect_timeout;
+        // Not waited for. lapin keeps a dropped connection as long as a channel of it is open, so it is told.
+        tokio::spawn(async move {
+            let _ = timeout_at(deadline, connection.close(200, "given up".into())).await;
+        });
     }
 
     /// Refuses further channels.

@@ -69,10 +69,13 @@ impl RabbitMqPublisher {
                 };
                 let mut confirms = Confirms::new(channel, &self.link.config, deadline);
                 confirms.send(batch, outgoing).await;
+                let late = confirms.late;
                 if let Err(failure) = confirms.judge(batch, outcomes) {
-                    // Not given back to the idle ones: its confirms are lost. The connection may be half
-                    // open, and a new one is found faster than a dead one is noticed.
-                    self.link.discard().await;
+                    // The channel is not given back to the idle ones, and a connection that fell silent is
+                    // given up: a new one is found faster than a half-open one is noticed.
+                    if late {
+                        self.link.discard().await;
+                    }
                     return Err(failure);
                 }
             }
