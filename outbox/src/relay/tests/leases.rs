@@ -180,7 +180,7 @@ async fn a_busy_key_leaves_the_parked_table_after_a_take_over() {
     let second = Running::start(&store, wire.clone(), small());
     let mut number = 100;
     let mut parked = 0;
-    for _ in 0..5_000 {
+    for _ in 0..12_000 {
         // Steadily busy: never a moment without a row of each key.
         for key in 0..2 {
             store.add(message(&format!("k{key}"), &format!("k{key}:{number:05}")));
