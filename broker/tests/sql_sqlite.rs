@@ -260,6 +260,19 @@ async fn a_verdict_after_the_lease_is_stale_and_the_message_comes_again() {
 }
 
 #[tokio::test]
+async fn a_closed_subscription_gives_back_at_once_what_it_held() {
+    let place = Place::new();
+    let broker = place.broker().await;
+    let options = SubscribeOptions::new("orders", "billing").visibility(Duration::from_secs(3_600));
+    let mut leaving = join_with(&broker, options).await;
+    publish(&broker, &[message("a", 1)]).await;
+    let held = receive(&mut leaving, 1).await.remove(0);
+    leaving.close().await.unwrap();
+    assert_eq!(receive(&mut join(&broker).await, 1).await[0].attempt(), 2);
+    assert_eq!(held.ack().await.unwrap(), Settled::Stale);
+}
+
+#[tokio::test]
 async fn an_extended_lease_outlives_its_first_end() {
     let place = Place::new();
     let broker = place.broker().await;
