@@ -61,6 +61,33 @@ async fn no_publish_starts_after_the_deadline_of_a_lease_that_could_not_be_renew
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_claimed_before_the_deadline_is_not_published_after_it() {
+    let store = Arc::new(TestStore::default());
+    let wire = Arc::new(Wire::taking(Duration::from_secs(3)));
+    add_numbered(&store, 1, 100);
+    let started = Instant::now();
+    let options = RelayOptions {
+        batch_size: 5,
+        ..small()
+    };
+    let deadline = options.lease_ttl - options.margin();
+    let relay = Running::start(&store, wire.clone(), options);
+    until(1, "a call is under way", || wire.calls() > 0).await;
+    store.fail("renew", usize::MAX);
+    store.fail("acquire", usize::MAX);
+    tokio::time::sleep_until(started + deadline).await;
+    let calls = wire.calls();
+    assert!(calls > 1);
+    assert!(
+        relay.status.snapshot().shards[0].queued > 0,
+        "there is more to publish"
+    );
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(wire.calls(), calls, "a publish after the deadline");
+    relay.kill().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_waits_for_publishes_under_way_settles_them_and_frees_the_shard() {
     let store = Arc::new(TestStore::default());
     let wire = Arc::new(Wire::taking(Duration::from_secs(3)));

@@ -92,7 +92,7 @@ pub(super) async fn begin_attempts(
     sequences: &[i64],
 ) -> Result<Guarded, Error> {
     let statement = format!(
-        "WITH {GUARD}, u AS (UPDATE outbox_parked SET attempts = attempts + 1 \
+        "WITH {GUARD}, u AS (UPDATE outbox_parked SET attempts = attempts + 1, last_error = NULL \
            WHERE shard = $1 AND sequence = ANY($4) AND EXISTS (SELECT FROM l) RETURNING 1) \
          SELECT (SELECT count(*) FROM u), EXISTS (SELECT FROM l), pg_current_xact_id()::text::bigint"
     );
