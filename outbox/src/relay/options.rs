@@ -42,7 +42,8 @@ pub struct RelayOptions {
     #[serde(with = "units::duration")]
     pub settle_interval: Duration,
     /// How long a shard stays ours without a renewal; a dead relay's shards move after it. Renewed at a
-    /// third. Default 15 s: longer than a restart of a database, short enough for an operator to wait.
+    /// third. Default 12 s: longer than a restart of a database, and a relay that dies right after a renewal is
+    /// still replaced within 15 s.
     #[serde(with = "units::duration")]
     pub lease_ttl: Duration,
     /// No publish starts in the last part of the lease. Default: a third of `lease_ttl`. Raise it above the
@@ -91,7 +92,7 @@ impl Default for RelayOptions {
             linger: Duration::from_millis(5),
             poll_interval: Duration::from_millis(250),
             settle_interval: Duration::from_millis(10),
-            lease_ttl: Duration::from_secs(15),
+            lease_ttl: Duration::from_secs(12),
             lease_margin: None,
             acquire_interval: Duration::from_secs(1),
             shards: usize::MAX,

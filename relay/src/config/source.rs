@@ -106,7 +106,7 @@ fn lanes<'a, D: serde::Deserializer<'a>>(deserializer: D) -> Result<Option<usize
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Lease {
-    /// How long a relay that died keeps its shards. Default 15 s: the time a standby waits to take over.
+    /// How long a relay that died keeps its shards. Default 12 s: the time a standby waits to take over.
     #[serde(with = "units::duration")]
     pub ttl: Duration,
 }
