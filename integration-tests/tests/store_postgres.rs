@@ -1,4 +1,10 @@
 //! The PostgreSQL store against the suite of stores, and what only a server can do wrong.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test program"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,6 +102,7 @@ async fn setup(need: Need) -> Result<Server, String> {
     Ok(server)
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "the shape that map_err takes")]
 fn unavailable(error: services::Error) -> Result<Server, String> {
     assert!(error.is_unavailable(), "{error}");
     outbox_testing::announce_skip(&error.to_string());
