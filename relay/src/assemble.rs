@@ -130,6 +130,10 @@ pub(crate) fn publishers(config: &Config) -> Result<BTreeMap<String, Arc<dyn Pub
     config.sink.iter().map(build).collect()
 }
 
+#[cfg_attr(
+    not(feature = "rabbitmq"),
+    expect(unused_variables, reason = "names the sink in its errors")
+)]
 fn publisher(name: &str, sink: &Sink) -> Result<Arc<dyn Publisher>, Error> {
     let url = match sink.url() {
         Some((url, schemes)) => revealed(url, schemes)?,
@@ -182,6 +186,10 @@ pub(crate) fn sink_ddl(sink: &Sink) -> Result<Option<&'static str>, Error> {
 }
 
 /// Creates the tables of a sink that keeps messages in tables; false: it has none.
+#[cfg_attr(
+    not(feature = "sql"),
+    expect(unused_variables, reason = "names the sink in its errors")
+)]
 pub(crate) async fn migrate_sink(name: &str, sink: &Sink) -> Result<bool, Error> {
     match sink {
         #[cfg(feature = "sql")]
