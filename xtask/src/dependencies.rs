@@ -167,7 +167,7 @@ derive v1.0.0 (proc-macro)|MIT (*)
 
 openssl v0.10.0|Apache-2.0
 viral v3.0.0|GPL-3.0
-fork v1.0.0 (git+ssh://somewhere/fork#abc)|MIT
+fork v1.0.0 (git+ssh://localhost/fork#abc)|MIT
 ";
 
     fn list(words: &[&str]) -> Vec<String> {
