@@ -69,6 +69,20 @@ pub async fn own_postgres() -> Result<Postgres, Error> {
     own().await
 }
 
+/// As [`own_postgres`], and a commit waits for the disk (`fsync = on`): for measurements. Always a private
+/// process.
+///
+/// # Errors
+/// As [`own_postgres`].
+pub async fn own_durable_postgres() -> Result<Postgres, Error> {
+    let postgres = postgres::start(postgres::Fsync::On).await?;
+    announce(&format!(
+        "outbox-testing: postgres, durable: {}",
+        postgres.describe()
+    ));
+    Ok(postgres)
+}
+
 /// The RabbitMQ server that all tests of this process share.
 ///
 /// # Errors

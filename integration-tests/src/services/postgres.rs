@@ -317,7 +317,7 @@ impl Service for Postgres {
     async fn from_binaries() -> Result<Self, Error> {
         let mut attempt = 1;
         loop {
-            match start().await {
+            match start(Fsync::Off).await {
                 Err(error @ Error::Failed { .. }) if attempt < local::START_ATTEMPTS => {
                     crate::announce(&format!("outbox-testing: {error}; starting again"));
                     attempt += 1;
@@ -356,7 +356,16 @@ fn binaries() -> Option<PathBuf> {
     directory.join("initdb").is_file().then(|| directory.to_owned())
 }
 
-async fn start() -> Result<Postgres, Error> {
+/// Whether the server waits for the disk.
+#[derive(Clone, Copy)]
+pub(super) enum Fsync {
+    /// A commit is on the disk: for measurements.
+    On,
+    /// Guards against a crash of the machine only; SIGKILL leaves the kernel's cache intact.
+    Off,
+}
+
+pub(super) async fn start(fsync: Fsync) -> Result<Postgres, Error> {
     let Some(binaries) = binaries() else {
         let reason = "no `postgres` with `initdb` in PATH, pg_config --bindir or /usr/lib/postgresql/*/bin (Debian: postgresql-15)";
         return Err(Error::Unavailable {
@@ -393,10 +402,13 @@ async fn start() -> Result<Postgres, Error> {
         supervisor
             .define(farewell)
             .map_err(Error::failed(NAME, "prepare"))?;
-        // fsync guards against a crash of the machine; SIGKILL leaves the kernel's cache intact.
+        let fsync = match fsync {
+            Fsync::On => "on",
+            Fsync::Off => "off",
+        };
         let command = format!(
             "{account}{} -D {} -p {port} -k {} -c listen_addresses=127.0.0.1 -c cluster_name={cluster_name} \
-             -c wal_level=logical -c max_connections=200 -c fsync=off -c dynamic_shared_memory_type=mmap",
+             -c wal_level=logical -c max_connections=200 -c fsync={fsync} -c dynamic_shared_memory_type=mmap",
             local::word(&binaries.join("postgres")),
             local::word(&data),
             local::word(supervisor.directory()),

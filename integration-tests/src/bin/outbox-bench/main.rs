@@ -1,0 +1,49 @@
+//! Benchmarks as ratios: what the framework reaches of a limit measured in the same run.
+//!
+//! Absolute rates vary with the machine and with what else runs on it. Every case is therefore measured
+//! next to its baseline, in interleaved rounds; what counts is the median of the rounds' ratios.
+#![expect(clippy::print_stdout, reason = "a command line program talks to its terminal")]
+
+mod drain;
+mod engine;
+mod publish;
+mod report;
+mod rows;
+mod sink;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Measures the framework against the limits of its parts.
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Rows a second from the outbox to a sink that does nothing, against a COPY of the same rows.
+    Drain(drain::Options),
+    /// Confirmed messages a second from the outbox to a broker, against a bare client with the same window.
+    Publish(publish::Options),
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    match Arguments::parse().bench {
+        Bench::Drain(options) => drain::run(&options).await,
+        Bench::Publish(options) => publish::run(&options).await,
+    }
+}
+
+/// The folder that cargo builds into: this program lies in `target/release`.
+fn target() -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    own.ancestors()
+        .nth(2)
+        .map_or_else(|| PathBuf::from("target"), Path::to_owned)
+}
