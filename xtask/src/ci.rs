@@ -48,8 +48,7 @@ pub(crate) fn run(steps: &mut Steps, as_is: bool) -> Result<()> {
 /// A crate must compile with none of its features and with each of them alone.
 fn each_feature_alone() -> Result<()> {
     for package in features::packages(cargo::root())? {
-        let alone = package.features.iter().map(String::as_str);
-        for feature in std::iter::once("").chain(alone) {
+        for feature in package.selections() {
             let mut command = cargo::command([
                 "clippy",
                 "--quiet",
@@ -58,7 +57,7 @@ fn each_feature_alone() -> Result<()> {
                 &package.name,
                 "--no-default-features",
                 "--features",
-                feature,
+                &feature,
                 "--",
                 "-Dwarnings",
             ]);

@@ -14,6 +14,27 @@ pub(crate) struct Package {
     pub(crate) features: Vec<String>,
 }
 
+/// The sidecar refuses to compile without a database; these are the ones it knows.
+const SIDECAR: (&str, [&str; 2]) = ("outbox-relay", ["sqlite", "postgres"]);
+
+impl Package {
+    /// What is compiled: no feature, then each alone, as `--features` takes it.
+    pub(crate) fn selections(&self) -> Vec<String> {
+        let (sidecar, databases) = SIDECAR;
+        let each = self.features.iter().map(String::as_str);
+        std::iter::once("")
+            .chain(each)
+            .map(|feature| {
+                if self.name == sidecar && !databases.contains(&feature) {
+                    [feature, databases[0]].join(" ").trim().to_owned()
+                } else {
+                    feature.to_owned()
+                }
+            })
+            .collect()
+    }
+}
+
 /// The crates of the workspace at `root` that declare features, by folder.
 pub(crate) fn packages(root: &Path) -> Result<Vec<Package>> {
     let mut folders: Vec<_> = fs::read_dir(root)
@@ -88,6 +109,19 @@ x = { version = "1", features = ["a"] }
                 name: "some-crate".to_owned(),
                 features: vec!["one".to_owned(), "two".to_owned(), "three".to_owned()],
             })
+        );
+    }
+
+    #[test]
+    fn each_feature_is_selected_alone_and_the_sidecar_keeps_a_database() {
+        let package = |name: &str, features: &[&str]| Package {
+            name: name.to_owned(),
+            features: features.iter().map(|feature| (*feature).to_owned()).collect(),
+        };
+        assert_eq!(package("any", &["a", "b"]).selections(), ["", "a", "b"]);
+        assert_eq!(
+            package("outbox-relay", &["postgres", "rabbitmq"]).selections(),
+            ["sqlite", "postgres", "rabbitmq sqlite"]
         );
     }
 
