@@ -60,7 +60,14 @@ pub async fn bytes_bound_a_claim_but_never_below_one_row(stage: Stage) {
             .unwrap()
     };
     stage
-        .enqueue(vec![sized(500_000), sized(400), sized(400), sized(400), sized(0)])
+        .enqueue(vec![
+            sized(5),
+            sized(500_000),
+            sized(400),
+            sized(400),
+            sized(400),
+            sized(0),
+        ])
         .await;
     let missing = BTreeSet::new();
     let request = |above| ClaimRequest {
@@ -86,7 +93,7 @@ pub async fn bytes_bound_a_claim_but_never_below_one_row(stage: Stage) {
             break;
         }
     }
-    assert_eq!(sizes, [vec![500_000], vec![400, 400], vec![400, 0]]);
+    assert_eq!(sizes, [vec![5], vec![500_000], vec![400, 400], vec![400, 0]]);
 }
 
 /// Every attribute of a message survives the row.

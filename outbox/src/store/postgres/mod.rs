@@ -50,6 +50,7 @@ pub struct PostgresStore {
     pool: Pool,
     listener: Arc<listen::Listener>,
     config: Arc<PostgresConfig>,
+    large: Arc<claim::Large>,
 }
 
 impl std::fmt::Debug for PostgresStore {
@@ -71,6 +72,7 @@ impl PostgresStore {
             pool: Pool::new(&config)?,
             listener: Arc::new(listen::Listener::new(&config)?),
             config: Arc::new(config),
+            large: Arc::default(),
         };
         let session = store.session("connect").await?;
         session.end(Ok(Ok(())))?;
@@ -148,7 +150,7 @@ impl Store for PostgresStore {
         let session = self.session("claim").await?;
         let claim = timeout(
             self.config.statement_timeout,
-            claim::claim(session.client(), &request),
+            claim::claim(session.client(), &self.large, &request),
         )
         .await;
         let claim = session.end(claim)?;
