@@ -46,7 +46,8 @@ pub(crate) fn find_program(name: &str) -> Option<std::path::PathBuf> {
     local::find(name, &[], true)
 }
 
-/// Names the services that must be there: `postgres,rabbitmq`, or `all`.
+/// Names the services that must be there: `postgres,rabbitmq`, or `all` of them. A Docker engine must be there
+/// only where `docker` is named.
 pub const REQUIRE_VARIABLE: &str = "OUTBOX_TEST_REQUIRE";
 
 /// Set to leave servers and databases behind for inspection.
@@ -115,6 +116,55 @@ pub async fn redis() -> Result<&'static Redis, Error> {
 /// As [`own_postgres`].
 pub async fn own_redis() -> Result<Redis, Error> {
     own().await
+}
+
+/// A PostgreSQL container of image `postgres:15`, or what `OUTBOX_TEST_POSTGRES_IMAGE` names.
+///
+/// # Errors
+/// [`Error::Unavailable`] when no engine answers; another when the image is not to be had or does not start.
+#[cfg(feature = "docker")]
+pub async fn postgres_in_container() -> Result<Postgres, Error> {
+    in_container().await
+}
+
+/// A RabbitMQ container of image `rabbitmq:3.13`, or what `OUTBOX_TEST_RABBITMQ_IMAGE` names.
+///
+/// # Errors
+/// As [`postgres_in_container`].
+#[cfg(feature = "docker")]
+pub async fn rabbitmq_in_container() -> Result<RabbitMq, Error> {
+    in_container().await
+}
+
+/// A Redis container of image `redis:7`, or what `OUTBOX_TEST_REDIS_IMAGE` names.
+///
+/// # Errors
+/// As [`postgres_in_container`].
+#[cfg(feature = "docker")]
+pub async fn redis_in_container() -> Result<Redis, Error> {
+    in_container().await
+}
+
+#[cfg(feature = "docker")]
+async fn in_container<S: Service>() -> Result<S, Error> {
+    match docker::engine().await {
+        Ok(()) => {}
+        Err(reason) if is_required("docker") => {
+            return Err(Error::Required {
+                service: "docker",
+                reason,
+            });
+        }
+        Err(reason) => {
+            return Err(Error::Unavailable {
+                service: "docker",
+                reason,
+            });
+        }
+    }
+    let service = S::from_container().await?;
+    announce(&format!("outbox-testing: {}: {}", S::NAME, service.describe()));
+    Ok(service)
 }
 
 /// What the resolution needs to know of one kind of server.
@@ -224,6 +274,8 @@ mod tests {
         assert!(names("postgres", "postgres"));
         assert!(names("redis, postgres", "postgres"));
         assert!(names("all", "postgres"));
+        assert!(!names("all", "docker"));
+        assert!(names("all,docker", "docker"));
         assert!(!names("", "postgres"));
         assert!(!names("postgresql,redis", "postgres"));
     }

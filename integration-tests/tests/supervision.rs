@@ -2,7 +2,11 @@
 //!
 //! The `victim_…` functions are bodies of child processes: the tests start this very program again with
 //! `VICTIM` set. Without it they do nothing.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
