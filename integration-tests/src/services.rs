@@ -257,7 +257,7 @@ fn is_required(service: &str) -> bool {
 fn names(list: &str, service: &str) -> bool {
     list.split(',')
         .map(str::trim)
-        .any(|name| name == "all" || name == service)
+        .any(|name| name == service || (name == "all" && service != "docker"))
 }
 
 /// Whether the user wants to look at what a test left.

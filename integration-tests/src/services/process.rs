@@ -7,8 +7,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// Whether the process runs; one that ended and was not waited for does not.
+///
+/// The first thread of a killed process may show as ended while others still hold its ports and files.
 pub(crate) fn is_alive(pid: i32) -> bool {
-    stat(pid).is_some_and(|stat| stat.state != 'Z' && stat.state != 'X')
+    let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    stat(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X') || threads() > 1)
 }
 
 /// Sends `signal` to the process alone.
@@ -19,8 +22,8 @@ pub(crate) fn signal(pid: i32, signal: Signal) {
 /// Sends `signal` to the process and all its descendants, parents first.
 ///
 /// Stopping and killing repeat until no further descendant appears, since a child may fork while its parent
-/// is already stopped.
-pub(crate) fn signal_family(root: i32, signal: Signal) {
+/// is already stopped. Returns all it reached.
+pub(crate) fn signal_family(root: i32, signal: Signal) -> Vec<i32> {
     let mut reached: Vec<i32> = Vec::new();
     let first = if signal == Signal::SIGKILL {
         Signal::SIGSTOP
@@ -45,12 +48,13 @@ pub(crate) fn signal_family(root: i32, signal: Signal) {
             let _ = kill(Pid::from_raw(*pid), signal);
         }
     }
+    reached
 }
 
-/// Waits until the process has ended. Returns whether it did.
-pub(crate) async fn ended(pid: i32, deadline: Duration) -> bool {
+/// Waits until all the processes have ended. Returns whether they did.
+pub(crate) async fn ended(pids: &[i32], deadline: Duration) -> bool {
     let end = tokio::time::Instant::now() + deadline;
-    while is_alive(pid) {
+    while pids.iter().any(|pid| is_alive(*pid)) {
         if tokio::time::Instant::now() > end {
             return false;
         }

@@ -372,7 +372,15 @@ async fn start() -> Result<RabbitMq, Error> {
             reason: reason.to_owned(),
         });
     };
-    let (port, distribution) = (local::free_port(NAME)?, local::free_port(NAME)?);
+    let Some(epmd) = local::find("epmd", &[], true) else {
+        let reason = "no `epmd` in PATH (Debian: erlang-base)";
+        return Err(Error::Unavailable {
+            service: NAME,
+            reason: reason.to_owned(),
+        });
+    };
+    let port = local::free_port(NAME)?;
+    let (distribution, names) = (local::free_port(NAME)?, local::free_port(NAME)?);
     let nonce = local::nonce();
     let found = format!("private process, {}", binary.display());
     let secret = nonce.clone();
@@ -388,12 +396,16 @@ async fn start() -> Result<RabbitMq, Error> {
                 &format!("chown -R {} \"$dir\"", account.name()),
             )?;
         }
-        let environment = environment(supervisor.directory(), port, distribution);
-        let command = format!(
-            "{}env {environment} {}",
-            local::as_account(account.as_ref()),
-            local::word(&binary)
+        let account = local::as_account(account.as_ref());
+        // A node insists on an epmd and starts a daemon that outlives it, unless one answers: ours, which the
+        // supervisor ends.
+        let epmd = format!(
+            "{{ {account}{} -port {names} -address 127.0.0.1 & }}",
+            local::word(&epmd)
         );
+        local::prepare(NAME, &supervisor, &epmd)?;
+        let environment = environment(supervisor.directory(), port, distribution, names);
+        let command = format!("{}env {environment} {}", account, local::word(&binary));
         Ok(Local::new(supervisor, command, Signal::SIGTERM))
     })
     .await?;
@@ -428,15 +440,13 @@ fn configure(directory: &Path, port: u16, nonce: &str) -> std::io::Result<()> {
     std::fs::write(directory.join("control.erl"), control)
 }
 
-/// The settings of a node that needs no epmd and writes nowhere but into its directory.
-fn environment(directory: &Path, port: u16, distribution: u16) -> String {
+/// The settings of a node that asks the epmd at port `names` and writes nowhere but into its directory.
+fn environment(directory: &Path, port: u16, distribution: u16, names: u16) -> String {
     let path = |name: &str| directory.join(name).to_string_lossy().into_owned();
+    // For the node and for each Erlang program it starts: one of them would leave an epmd daemon behind.
+    let everywhere = "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}".to_owned();
     // The start script splits this at blanks, so no part may hold one.
-    let erlang = format!(
-        "-start_epmd false -erl_epmd_port {distribution} -kernel inet_dist_use_interface {{127,0,0,1}} \
-         +sbwt none -eval file:eval(\"{}\")",
-        path("control.erl")
-    );
+    let node = format!("+sbwt none -eval file:eval(\"{}\")", path("control.erl"));
     [
         ("HOME", directory.to_string_lossy().into_owned()),
         ("RABBITMQ_NODENAME", format!("test{port}@localhost")),
@@ -449,7 +459,9 @@ fn environment(directory: &Path, port: u16, distribution: u16) -> String {
         ("RABBITMQ_SCHEMA_DIR", path("schema")),
         ("RABBITMQ_PID_FILE", path("pid")),
         ("RABBITMQ_DIST_PORT", distribution.to_string()),
-        ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", erlang),
+        ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", node),
+        ("ERL_AFLAGS", everywhere),
+        ("ERL_EPMD_PORT", names.to_string()),
     ]
     .map(|(name, value)| format!("{name}={}", super::supervisor::quoted(value)))
     .join(" ")

@@ -151,8 +151,8 @@ impl Server {
             #[cfg(feature = "docker")]
             Controlled::Container(container) => container.command("kill").await,
             Controlled::Process(_, pid) => {
-                process::signal_family(pid, Signal::SIGKILL);
-                self.gone(pid).await
+                // A child may hold the port a moment longer than its parent.
+                self.gone(&process::signal_family(pid, Signal::SIGKILL)).await
             }
         }
     }
@@ -187,12 +187,13 @@ impl Server {
             #[cfg(feature = "docker")]
             Controlled::Container(container) => container.command("stop").await,
             Controlled::Process(local, pid) => {
+                let mut family = process::family(pid);
                 process::signal(pid, local.stop_signal);
                 process::signal_family(pid, Signal::SIGCONT);
-                if !process::ended(pid, STOPPED_WITHIN).await {
-                    process::signal_family(pid, Signal::SIGKILL);
+                if !process::ended(&family, STOPPED_WITHIN).await {
+                    family.extend(process::signal_family(pid, Signal::SIGKILL));
                 }
-                self.gone(pid).await
+                self.gone(&family).await
             }
         }
     }
@@ -207,12 +208,12 @@ impl Server {
         }
     }
 
-    async fn gone(&self, pid: i32) -> Result<(), Error> {
-        if process::ended(pid, STOPPED_WITHIN).await {
+    async fn gone(&self, pids: &[i32]) -> Result<(), Error> {
+        if process::ended(pids, STOPPED_WITHIN).await {
             return Ok(());
         }
         Err(Error::failed(self.service, "kill")(format!(
-            "process {pid} is still there after {STOPPED_WITHIN:?}"
+            "of the processes {pids:?} some are still there after {STOPPED_WITHIN:?}"
         )))
     }
 
