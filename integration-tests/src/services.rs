@@ -65,16 +65,16 @@ pub async fn postgres() -> Result<&'static Postgres, Error> {
 /// A PostgreSQL server for one test, which may kill, freeze and restart it. It ends when the value is dropped.
 ///
 /// # Errors
-/// As [`postgres`]; a URL in the environment does not help, since nobody may kill that server.
+/// As [`postgres()`]; a URL in the environment does not help, since nobody may kill that server.
 pub async fn own_postgres() -> Result<Postgres, Error> {
     own().await
 }
 
-/// As [`own_postgres`], and a commit waits for the disk (`fsync = on`): for measurements. Always a private
+/// As [`own_postgres()`], and a commit waits for the disk (`fsync = on`): for measurements. Always a private
 /// process.
 ///
 /// # Errors
-/// As [`own_postgres`].
+/// As [`own_postgres()`].
 pub async fn own_durable_postgres() -> Result<Postgres, Error> {
     let postgres = postgres::start(postgres::Fsync::On).await?;
     announce(&format!(
@@ -87,7 +87,7 @@ pub async fn own_durable_postgres() -> Result<Postgres, Error> {
 /// The RabbitMQ server that all tests of this process share.
 ///
 /// # Errors
-/// As [`postgres`].
+/// As [`postgres()`].
 pub async fn rabbitmq() -> Result<&'static RabbitMq, Error> {
     static SHARED: OnceCell<Result<RabbitMq, Error>> = OnceCell::const_new();
     shared(&SHARED).await
@@ -96,7 +96,7 @@ pub async fn rabbitmq() -> Result<&'static RabbitMq, Error> {
 /// A RabbitMQ server for one test, as [`own_postgres`].
 ///
 /// # Errors
-/// As [`own_postgres`].
+/// As [`own_postgres()`].
 pub async fn own_rabbitmq() -> Result<RabbitMq, Error> {
     own().await
 }
@@ -104,7 +104,7 @@ pub async fn own_rabbitmq() -> Result<RabbitMq, Error> {
 /// The Redis server that all tests of this process share.
 ///
 /// # Errors
-/// As [`postgres`].
+/// As [`postgres()`].
 pub async fn redis() -> Result<&'static Redis, Error> {
     static SHARED: OnceCell<Result<Redis, Error>> = OnceCell::const_new();
     shared(&SHARED).await
@@ -113,7 +113,7 @@ pub async fn redis() -> Result<&'static Redis, Error> {
 /// A Redis server for one test, as [`own_postgres`].
 ///
 /// # Errors
-/// As [`own_postgres`].
+/// As [`own_postgres()`].
 pub async fn own_redis() -> Result<Redis, Error> {
     own().await
 }

@@ -1,10 +1,12 @@
 //! `[sink.NAME]`: a broker that messages are published to.
 
+#[cfg(any(feature = "rabbitmq", feature = "sql"))]
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::secret::Secret;
+#[cfg(any(feature = "rabbitmq", feature = "sql"))]
 use super::units;
 
 /// A broker, chosen by `kind`.
@@ -82,6 +84,7 @@ pub struct Memory {}
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 pub struct Stdout {}
 
+#[cfg(any(feature = "rabbitmq", feature = "sql"))]
 const fn default_timeout() -> Duration {
     Duration::from_secs(10)
 }
