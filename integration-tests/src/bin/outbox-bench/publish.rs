@@ -51,7 +51,8 @@ const EXCHANGE: &str = "outbox";
 const TOPIC: &str = "orders";
 const QUEUE: &str = "orders.bench";
 
-const ONLY_PUBLISH: &str = "bare loop, publish only";
+const ONE_CHANNEL: &str = "bare loop, publish only";
+const CHANNELS: &str = "bare loop over as many channels as lanes, publish only";
 const WHOLE: &str = "bare loop: read, publish, delete";
 const RELAY: &str = "relay";
 
@@ -94,8 +95,12 @@ async fn rabbitmq(options: &Options) -> Result<()> {
 
         load(&client, options).await?;
         let messages = bare::read(&client, i64::MAX).await?;
-        let time = bare::publish(&connection, &messages, options.window).await?;
-        let only = measured(ONLY_PUBLISH, time);
+        let time = bare::publish(&connection, &messages, options.window, 1).await?;
+        let one_channel = measured(ONE_CHANNEL, time);
+        emptied(&channel, options.messages).await?;
+
+        let time = bare::publish(&connection, &messages, options.window, options.lanes).await?;
+        let channels = measured(CHANNELS, time);
         emptied(&channel, options.messages).await?;
 
         let time = bare::relay(&connection, &client, options.window).await?;
@@ -106,7 +111,8 @@ async fn rabbitmq(options: &Options) -> Result<()> {
         let time = relay(database.url(), vhost.url(), options).await?;
         let value = measured(RELAY, time);
         emptied(&channel, options.messages).await?;
-        report.compare(RELAY, value, ONLY_PUBLISH, only);
+        report.compare(RELAY, value, ONE_CHANNEL, one_channel);
+        report.compare(RELAY, value, CHANNELS, channels);
         report.compare(RELAY, value, WHOLE, whole);
     }
     report.finish(&crate::target())

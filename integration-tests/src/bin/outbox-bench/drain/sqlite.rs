@@ -87,7 +87,10 @@ async fn blocking<T: Send + 'static>(
     let path = path.to_string_lossy().into_owned();
     tokio::task::spawn_blocking(move || {
         let mut connection = SqliteConnection::establish(&path).context("cannot open the database")?;
-        connection.batch_execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")?;
+        // The store of the case before closes its connections away from this thread.
+        connection.batch_execute(
+            "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL",
+        )?;
         work(&mut connection)
     })
     .await

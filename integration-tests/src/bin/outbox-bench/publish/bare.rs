@@ -1,13 +1,16 @@
 //! What the relay is compared with: loops over a bare client, as one would write them by hand.
 
 use std::collections::VecDeque;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use chrono::{DateTime, Utc};
+use futures::future::try_join_all;
+use futures::poll;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
+use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use tokio_postgres::{Client, Row};
 
 use super::{EXCHANGE, TOPIC};
@@ -59,15 +62,25 @@ fn millis(seconds: f64) -> i64 {
     millis
 }
 
-/// Publishes `messages` and waits for every confirm; never more than `window` are unconfirmed.
+/// Publishes `messages` over `channels` channels at once and waits for every confirm; never more than
+/// `window` are unconfirmed, all channels together.
 pub(super) async fn publish(
     connection: &Connection,
     messages: &[Message],
     window: usize,
+    channels: usize,
 ) -> Result<Duration> {
-    let channel = confirming(connection).await?;
+    let mut ready = Vec::new();
+    for _ in 0..channels {
+        ready.push(confirming(connection).await?);
+    }
+    let share = messages.len().div_ceil(channels).max(1);
     let start = Instant::now();
-    send(&channel, messages, window).await?;
+    let parts = ready
+        .iter()
+        .zip(messages.chunks(share))
+        .map(|(channel, part)| send(channel, part, window / channels));
+    try_join_all(parts).await?;
     Ok(start.elapsed())
 }
 
@@ -99,36 +112,34 @@ async fn confirming(connection: &Connection) -> Result<Channel> {
 
 async fn send(channel: &Channel, messages: &[Message], window: usize) -> Result<()> {
     let mut unconfirmed = VecDeque::with_capacity(window);
+    for message in messages {
+        if unconfirmed.len() >= window
+            && let Some(confirm) = unconfirmed.pop_front()
+        {
+            confirm.await?;
+        }
+        // Polled once: the frames are on their way, and nobody waits until they are written.
+        let mut confirm = Box::pin(confirmed(channel, message));
+        if let Poll::Ready(result) = poll!(&mut confirm) {
+            result?;
+        } else {
+            unconfirmed.push_back(confirm);
+        }
+    }
+    try_join_all(unconfirmed).await?;
+    Ok(())
+}
+
+async fn confirmed(channel: &Channel, message: &Message) -> Result<()> {
     let options = BasicPublishOptions {
         mandatory: true,
         ..BasicPublishOptions::default()
     };
-    for message in messages {
-        if unconfirmed.len() == window {
-            confirmed(unconfirmed.pop_front()).await?;
-        }
-        let confirm = channel
-            .basic_publish(
-                EXCHANGE.into(),
-                TOPIC.into(),
-                options,
-                &message.payload,
-                properties(message),
-            )
-            .await?;
-        unconfirmed.push_back(confirm);
-    }
-    while !unconfirmed.is_empty() {
-        confirmed(unconfirmed.pop_front()).await?;
-    }
-    Ok(())
-}
-
-async fn confirmed(confirm: Option<PublisherConfirm>) -> Result<()> {
-    let Some(confirm) = confirm else { return Ok(()) };
+    let (exchange, topic) = (EXCHANGE.into(), TOPIC.into());
+    let sent = channel.basic_publish(exchange, topic, options, &message.payload, properties(message));
     // An ack that carries a return is a message that no queue took.
     ensure!(
-        confirm.await? == Confirmation::Ack(None),
+        sent.await?.await? == Confirmation::Ack(None),
         "the broker refused a message"
     );
     Ok(())
