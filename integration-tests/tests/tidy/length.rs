@@ -14,7 +14,7 @@ const LONGER: [(&str, usize); 8] = [
     ("consumer/src/dead_letter.rs", 438),
     ("consumer/src/worker.rs", 565),
     ("integration-tests/src/services/postgres.rs", 436),
-    ("integration-tests/src/services/rabbitmq.rs", 457),
+    ("integration-tests/src/services/rabbitmq.rs", 469),
     ("outbox/src/relay/lease.rs", 514),
     ("relay/src/config/read.rs", 491),
 ];
