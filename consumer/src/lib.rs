@@ -80,6 +80,10 @@
 //! - bound how long a blocked key waits: [`OrderedFailure::BlockKey`] waits for a person.
 //!
 //! Features: `postgres`, `sqlite`: the database the inbox lives in.
+#![cfg_attr(
+    not(any(feature = "postgres", feature = "sqlite")),
+    allow(dead_code, reason = "a build without a database has the contracts only")
+)]
 #![warn(missing_docs)]
 
 mod builder;

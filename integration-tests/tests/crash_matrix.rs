@@ -13,8 +13,8 @@
 
 mod lives;
 
-use lives::{Life, Place, Run};
-use outbox_broker::crash_point::CrashPoint;
+use lives::{DEADLINE, Place, Run};
+use outbox_testing::crash::{CrashPoint, CrashRule, Exit};
 use outbox_testing::{or_skip, services};
 
 /// Runs of each point and stack. The passage at which a run dies is drawn from its seed.
@@ -44,21 +44,30 @@ async fn survives(point: CrashPoint, place: impl AsyncFn() -> Place) {
     for seed in seeds() {
         let place = place().await;
         let run = Run::new(&place, format!("crash-{point}-{seed}"));
-        let rule = format!("{point}@{}", passage(point, seed));
+        let nth = passage(point, seed);
+        let rule = CrashRule::At { point, nth };
         let lapse = point == CrashPoint::LeaseExpiredWhilePublishing;
-        let context = format!("seed {seed}, {rule}");
-        let first = run.live(Some(&rule), lapse).await;
-        assert!(
-            matches!(first, Life::Aborted),
-            "{context}: the first life was to be aborted, but {first:?}"
+
+        let mut first = run.spawn("all", Some(rule), lapse);
+        let ended = first.wait(DEADLINE).await.unwrap();
+        assert_eq!(
+            ended,
+            Exit::Crashed(point, nth),
+            "seed {seed}, the first life:\n{}",
+            first.tail()
         );
-        let second = run.live(None, false).await;
-        let Life::Finished(last_words) = second else {
-            panic!("{context}: the second life {second:?}")
-        };
-        let report = run.report().await;
-        eprintln!("{context}: {last_words}");
-        report.assert_clean(&context);
+
+        let mut second = run.spawn("all", None, false);
+        let ended = second.wait(DEADLINE).await.unwrap();
+        assert_eq!(
+            ended,
+            Exit::Code(0),
+            "seed {seed}, the life after {point}@{nth}:\n{}",
+            second.tail()
+        );
+        eprintln!("seed {seed}, {point}@{nth}: {}", second.tail().trim());
+        let report = run.ledger().await.report();
+        assert!(report.is_clean(), "seed {seed}, {point}@{nth}:\n{report}");
     }
 }
 

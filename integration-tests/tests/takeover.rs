@@ -11,9 +11,10 @@ mod lives;
 
 use std::time::{Duration, Instant};
 
-use lives::{Life, Place, Run};
+use lives::{DEADLINE, Place, Run};
 use outbox::store::Store;
 use outbox::store::postgres::{PostgresConfig, PostgresStore};
+use outbox_testing::crash::{Child, Exit};
 use outbox_testing::{or_skip, services};
 
 /// Within this a dead relay's shard has a new owner and messages flow again.
@@ -30,6 +31,13 @@ async fn until<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut() -> Op
     }
 }
 
+/// The last words of a process that did its work.
+async fn finished(mut child: Child) -> String {
+    let ended = child.wait(DEADLINE).await.unwrap();
+    assert_eq!(ended, Exit::Code(0), "{}", child.tail());
+    child.tail().trim().to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_healthy_relays_put_nothing_on_the_wire_twice() {
     let postgres = or_skip!(services::postgres().await);
@@ -38,11 +46,8 @@ async fn two_healthy_relays_put_nothing_on_the_wire_twice() {
     let run = Run::new(&place, "healthy").size(20, 100);
     let _first = run.spawn("relay", None, false);
     let _second = run.spawn("relay", None, false);
-    let ended = Run::outcome(run.spawn("services", None, false)).await;
-    let Life::Finished(last_words) = ended else {
-        panic!("{ended:?}")
-    };
-    run.report().await.assert_clean("two healthy relays");
+    let last_words = finished(run.spawn("services", None, false)).await;
+    run.ledger().await.assert_clean();
     assert_eq!(last_words, "done, 0 duplicates absorbed");
 }
 
@@ -52,7 +57,7 @@ async fn a_killed_relay_is_replaced_within_fifteen_seconds() {
     let rabbitmq = or_skip!(services::rabbitmq().await);
     let place = Place::servers(postgres, rabbitmq).await;
     let run = Run::new(&place, "takeover").size(20, 400);
-    let mut first = run.spawn("relay", None, false);
+    let first = run.spawn("relay", None, false);
     let store = PostgresStore::connect(PostgresConfig::new(&place.store))
         .await
         .unwrap();
@@ -65,7 +70,7 @@ async fn a_killed_relay_is_replaced_within_fifteen_seconds() {
     })
     .await;
 
-    first.kill().await.unwrap();
+    first.kill().unwrap();
     let killed = Instant::now();
     until("the second relay has the lease", TAKEOVER, async || {
         (owner().await? != first_owner).then_some(())
@@ -81,10 +86,7 @@ async fn a_killed_relay_is_replaced_within_fifteen_seconds() {
     .await;
     eprintln!("taken over after {:?}", killed.elapsed());
 
-    let ended = Run::outcome(services).await;
-    let Life::Finished(last_words) = ended else {
-        panic!("{ended:?}")
-    };
+    let last_words = finished(services).await;
     eprintln!("{last_words}");
-    run.report().await.assert_clean("a killed relay");
+    run.ledger().await.assert_clean();
 }

@@ -1,24 +1,25 @@
-//! Runs the `crash-child` program over a place of its own and reads what it left.
+//! Runs the `crash-child` program over a place of its own and keeps the books on what it left.
 #![allow(dead_code, reason = "each test program uses its part of this module")]
 
-use std::process::Stdio;
+use std::any::Any;
 use std::time::Duration;
 
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
-use outbox_testing::services;
-use tokio::process::{Child, Command};
+use outbox_testing::crash::{Child, CrashRule, Program};
+use outbox_testing::ledger::Ledger;
+use outbox_testing::services::{Postgres, RabbitMq};
 
 type Sqlite = diesel_async::sync_connection_wrapper::SyncConnectionWrapper<diesel::SqliteConnection>;
 
 /// A life that neither ends nor is aborted by then fails the test.
-const DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A store and a broker of one run's own; what they hold goes when it is dropped.
 pub(crate) struct Place {
     pub(crate) store: String,
-    pub(crate) broker: String,
-    _owned: Vec<Box<dyn std::any::Any + Send + Sync>>,
+    broker: String,
+    _owned: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 impl Place {
@@ -34,7 +35,7 @@ impl Place {
     }
 
     /// A database and a virtual host of their own.
-    pub(crate) async fn servers(postgres: &services::Postgres, rabbitmq: &services::RabbitMq) -> Self {
+    pub(crate) async fn servers(postgres: &Postgres, rabbitmq: &RabbitMq) -> Self {
         let database = postgres.database().await.unwrap();
         let vhost = rabbitmq.vhost().await.unwrap();
         Self {
@@ -45,20 +46,12 @@ impl Place {
     }
 }
 
-/// How a life ended.
-#[derive(Debug)]
-pub(crate) enum Life {
-    Aborted,
-    Finished(String),
-    Failed(String),
-}
-
 /// The work of one run.
 pub(crate) struct Run<'a> {
     place: &'a Place,
     topic: String,
     keys: u32,
-    per_key: i64,
+    per_key: u32,
 }
 
 impl<'a> Run<'a> {
@@ -71,67 +64,30 @@ impl<'a> Run<'a> {
         }
     }
 
-    pub(crate) fn size(mut self, keys: u32, per_key: i64) -> Self {
+    pub(crate) fn size(mut self, keys: u32, per_key: u32) -> Self {
         (self.keys, self.per_key) = (keys, per_key);
         self
     }
 
-    pub(crate) fn spawn(&self, role: &str, rule: Option<&str>, lapse: bool) -> Child {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_crash-child"));
-        command
-            .args([
-                "--store",
-                &self.place.store,
-                "--broker",
-                &self.place.broker,
-                "--topic",
-                &self.topic,
-            ])
-            .args([
-                "--keys",
-                &self.keys.to_string(),
-                "--per-key",
-                &self.per_key.to_string(),
-            ])
-            .args(["--role", role])
-            .env_remove("OUTBOX_CRASH")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+    /// Starts a life in `role`; with `lapse` its lease ends while it publishes.
+    pub(crate) fn spawn(&self, role: &str, rule: Option<CrashRule>, lapse: bool) -> Child {
+        let mut program = Program::new(env!("CARGO_BIN_EXE_crash-child"))
+            .arg("--store")
+            .arg(&self.place.store)
+            .arg("--broker")
+            .arg(&self.place.broker)
+            .arg("--topic")
+            .arg(&self.topic)
+            .arg("--keys")
+            .arg(self.keys.to_string())
+            .arg("--per-key")
+            .arg(self.per_key.to_string())
+            .arg("--role")
+            .arg(role);
         if lapse {
-            command.arg("--lapse-lease");
+            program = program.arg("--lapse-lease");
         }
-        if let Some(rule) = rule {
-            command.env("OUTBOX_CRASH", rule);
-        }
-        command.spawn().expect("cannot start crash-child")
-    }
-
-    /// One life to its end.
-    pub(crate) async fn live(&self, rule: Option<&str>, lapse: bool) -> Life {
-        Self::outcome(self.spawn("all", rule, lapse)).await
-    }
-
-    /// How the life of `child` ends.
-    pub(crate) async fn outcome(child: Child) -> Life {
-        use std::os::unix::process::ExitStatusExt as _;
-        const SIGABRT: i32 = 6;
-        let Ok(output) = tokio::time::timeout(DEADLINE, child.wait_with_output()).await else {
-            return Life::Failed(format!("still running after {DEADLINE:?}"));
-        };
-        let output = output.expect("cannot wait for crash-child");
-        if output.status.success() {
-            return Life::Finished(String::from_utf8_lossy(&output.stdout).trim().to_owned());
-        }
-        if output.status.signal() == Some(SIGABRT) {
-            return Life::Aborted;
-        }
-        Life::Failed(format!(
-            "{}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        ))
+        program.spawn(rule).unwrap()
     }
 
     /// Effects so far; 0 before the tables are there.
@@ -142,23 +98,28 @@ impl<'a> Run<'a> {
     }
 
     /// What the databases say.
-    pub(crate) async fn report(&self) -> Report {
+    pub(crate) async fn ledger(&self) -> Ledger {
         let (produced, effects) = if let Some(path) = self.place.store.strip_prefix("sqlite:") {
             let mut connection = Sqlite::establish(path).await.unwrap();
-            (
-                steps(&mut connection, PRODUCED).await,
-                steps(&mut connection, EFFECTS).await,
-            )
+            let produced: Vec<Step> = diesel::sql_query(PRODUCED).load(&mut connection).await.unwrap();
+            let effects: Vec<Step> = diesel::sql_query(EFFECTS).load(&mut connection).await.unwrap();
+            (produced, effects)
         } else {
             let mut connection = AsyncPgConnection::establish(&self.place.store).await.unwrap();
-            (
-                steps_postgres(&mut connection, PRODUCED).await,
-                steps_postgres(&mut connection, EFFECTS).await,
-            )
+            let produced: Vec<Step> = diesel::sql_query(PRODUCED).load(&mut connection).await.unwrap();
+            let effects: Vec<Step> = diesel::sql_query(EFFECTS).load(&mut connection).await.unwrap();
+            (produced, effects)
         };
-        let wanted = u64::from(self.keys) * self.per_key.unsigned_abs();
-        assert_eq!(produced.len() as u64, wanted, "the producer did not finish");
-        Report::of(&produced, &effects)
+        let wanted = self.keys as usize * self.per_key as usize;
+        assert_eq!(produced.len(), wanted, "the producer did not finish");
+        let mut ledger = Ledger::new();
+        for step in produced {
+            ledger.committed(step.id(), &step.step_key, step.step.unsigned_abs());
+        }
+        for step in effects {
+            ledger.effect(step.id());
+        }
+        ledger
     }
 }
 
@@ -173,65 +134,8 @@ struct Step {
     step: i64,
 }
 
-async fn steps(connection: &mut Sqlite, query: &str) -> Vec<(String, i64)> {
-    let rows: Vec<Step> = diesel::sql_query(query).load(connection).await.unwrap();
-    rows.into_iter().map(|row| (row.step_key, row.step)).collect()
-}
-
-async fn steps_postgres(connection: &mut AsyncPgConnection, query: &str) -> Vec<(String, i64)> {
-    let rows: Vec<Step> = diesel::sql_query(query).load(connection).await.unwrap();
-    rows.into_iter().map(|row| (row.step_key, row.step)).collect()
-}
-
-/// Counts of what went wrong.
-#[derive(Debug)]
-pub(crate) struct Report {
-    pub(crate) lost: Vec<(String, i64)>,
-    pub(crate) doubled: Vec<(String, i64)>,
-    pub(crate) phantom: Vec<(String, i64)>,
-    pub(crate) out_of_order: Vec<(String, i64)>,
-}
-
-impl Report {
-    fn of(produced: &[(String, i64)], effects: &[(String, i64)]) -> Self {
-        use std::collections::{HashMap, HashSet};
-        let made: HashSet<_> = produced.iter().collect();
-        let mut seen = HashSet::new();
-        let mut last: HashMap<&str, i64> = HashMap::new();
-        let mut report = Self {
-            lost: vec![],
-            doubled: vec![],
-            phantom: vec![],
-            out_of_order: vec![],
-        };
-        for effect in effects {
-            if !made.contains(effect) {
-                report.phantom.push(effect.clone());
-            } else if !seen.insert(effect) {
-                report.doubled.push(effect.clone());
-            } else if *last
-                .entry(&effect.0)
-                .and_modify(|l| *l = (*l).max(effect.1))
-                .or_insert(effect.1)
-                > effect.1
-            {
-                report.out_of_order.push(effect.clone());
-            }
-        }
-        report.lost = produced
-            .iter()
-            .filter(|step| !seen.contains(step))
-            .cloned()
-            .collect();
-        report
-    }
-
-    /// Fails unless nothing went wrong.
-    pub(crate) fn assert_clean(&self, context: &str) {
-        let clean = self.lost.is_empty()
-            && self.doubled.is_empty()
-            && self.phantom.is_empty()
-            && self.out_of_order.is_empty();
-        assert!(clean, "{context}: {self:#?}");
+impl Step {
+    fn id(&self) -> String {
+        format!("{}/{}", self.step_key, self.step)
     }
 }
