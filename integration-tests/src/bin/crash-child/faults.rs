@@ -76,22 +76,27 @@ impl Store for NoRenewals {
     }
 }
 
-/// The first publish takes `delay`; the messages do reach the broker.
-pub(crate) struct SlowOnce {
+/// A publisher with a distance to its broker: a crash elsewhere in the process finds publishes that were
+/// begun and have not arrived.
+pub(crate) struct Slow {
     pub(crate) inner: Arc<dyn Publisher>,
-    pub(crate) delay: Duration,
-    pub(crate) done: AtomicBool,
+    /// Before each publish is handed on.
+    pub(crate) before: Duration,
+    /// After the first one was: the messages are at the broker, the answer is late.
+    pub(crate) first_answer: Duration,
+    pub(crate) answered: AtomicBool,
 }
 
 #[async_trait]
-impl Publisher for SlowOnce {
+impl Publisher for Slow {
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }
     async fn publish(&self, batch: &[Message]) -> Vec<Outcome> {
+        tokio::time::sleep(self.before).await;
         let outcomes = self.inner.publish(batch).await;
-        if !self.done.swap(true, Ordering::Relaxed) {
-            tokio::time::sleep(self.delay).await;
+        if !self.answered.swap(true, Ordering::Relaxed) {
+            tokio::time::sleep(self.first_answer).await;
         }
         outcomes
     }

@@ -18,7 +18,7 @@ use outbox_broker::{Publisher, Subscriber};
 use outbox_consumer::{Consumer, Inbox, Mode};
 use tokio_util::sync::CancellationToken;
 
-use crate::faults::{NoRenewals, SlowOnce};
+use crate::faults::{NoRenewals, Slow};
 use crate::workload::{self, Apply, Sqlite};
 use crate::{Arguments, Role};
 
@@ -27,6 +27,10 @@ const LEASE: Duration = Duration::from_millis(1_000);
 
 /// Short for the same reason; the handler takes microseconds.
 const VISIBILITY: Duration = Duration::from_secs(2);
+
+/// How far the broker is. Longer than the relay's settle interval: were a record settled before its confirm,
+/// an abort would find it gone and not published.
+const DISTANCE: Duration = Duration::from_millis(30);
 
 /// A life on SQLite; returns the duplicates its consumer absorbed.
 pub(crate) async fn sqlite(arguments: &Arguments) -> anyhow::Result<u64> {
@@ -149,15 +153,16 @@ fn relay(
     outbox: &Outbox,
     stop: CancellationToken,
 ) -> anyhow::Result<impl Future<Output = Result<(), outbox::Error>> + Send + 'static> {
-    let (store, publisher): (Arc<dyn Store>, Arc<dyn Publisher>) = if arguments.lapse_lease {
-        let slow = SlowOnce {
-            inner: publisher,
-            delay: 3 * LEASE,
-            done: AtomicBool::new(false),
-        };
-        (Arc::new(NoRenewals(store)), Arc::new(slow))
-    } else {
-        (store, publisher)
+    let slow = |first_answer| Slow {
+        inner: Arc::clone(&publisher),
+        before: DISTANCE,
+        first_answer,
+        answered: AtomicBool::new(false),
+    };
+    let (store, publisher): (Arc<dyn Store>, Arc<dyn Publisher>) = match arguments.role {
+        Role::All if arguments.lapse_lease => (Arc::new(NoRenewals(store)), Arc::new(slow(3 * LEASE))),
+        Role::All => (store, Arc::new(slow(Duration::ZERO))),
+        Role::Relay | Role::Services => (store, publisher),
     };
     let options = match arguments.role {
         Role::All => RelayOptions {
