@@ -94,15 +94,24 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}", arguments.listen))?;
     println!("listening on {}", listener.local_addr()?);
     axum::serve(listener, http::routes(pool, outbox, status))
-        .with_graceful_shutdown(async {
-            // Either way out leads to the drain below.
-            if let Err(error) = tokio::signal::ctrl_c().await {
-                eprintln!("shop: no signal handler, stopping: {error}");
-            }
-        })
+        .with_graceful_shutdown(asked_to_stop())
         .await?;
     stop.cancel();
     relay.await??;
     consumer.await??;
     Ok(())
+}
+
+/// Ends when the process is asked to stop, by SIGTERM or by Ctrl-C.
+async fn asked_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => eprintln!("shop: no signal handler, stopping: {error}"),
+    }
 }
