@@ -35,6 +35,10 @@ pub(crate) struct Arguments {
     /// One life of a crash run: works and prints no ledger.
     #[arg(long, hide = true)]
     pub(crate) child: bool,
+
+    /// Places this many orders at most.
+    #[arg(long, hide = true)]
+    pub(crate) limit: Option<u64>,
 }
 
 /// The ledger's form.

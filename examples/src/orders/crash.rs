@@ -27,6 +27,9 @@ const POINTS: [CrashPoint; 7] = [
     CrashPoint::CommittedNotAcked,
 ];
 
+/// Lives tried for each crash before giving up. Chosen: a life without work takes a fraction of a second.
+const LIVES_PER_CRASH: u64 = 50;
+
 /// What the lives were like.
 pub(crate) struct History {
     pub(crate) crashes: u32,
@@ -40,11 +43,20 @@ pub(crate) fn run_until_done(arguments: &Arguments, directory: &Path) -> anyhow:
     let mut random = StdRng::seed_from_u64(seed);
     let input = directory.join("input.jsonl");
     let (expected, refused_lines) = materialise(arguments, seed, &input)?;
-    // Each life may do this many orders at most, so that work is left for the lives to come.
-    let share = (expected / (2 * u64::from(arguments.crash))).max(1);
+    // What each life may add at most: twice as many lives as crashes can pass before the orders run out.
+    let share = (expected / (2 * u64::from(arguments.crash) + 2)).max(1);
+    let mut allowed = 0;
     let bar = crate::progress::bar("crashes", Some(arguments.crash.into()));
     let mut crashes = 0;
+    let mut lives_left = LIVES_PER_CRASH * u64::from(arguments.crash);
     while crashes < arguments.crash {
+        lives_left -= 1;
+        if lives_left == 0 {
+            bail!(
+                "only {crashes} of {} crashes struck; generate more orders (seed {seed})",
+                arguments.crash
+            );
+        }
         let point = POINTS[random.random_range(0..POINTS.len())];
         let count = match point {
             // Reached once a message.
@@ -55,23 +67,21 @@ pub(crate) fn run_until_done(arguments: &Arguments, directory: &Path) -> anyhow:
             // Reached once a batch.
             _ => random.random_range(1..=share.min(5)),
         };
-        let rule = format!("{point}@{count}");
+        allowed += share;
+        // A life may end before it passes its point so often; when no orders are left, it dies at its start.
+        let rule = if allowed < expected {
+            format!("{point}@{count}")
+        } else {
+            CrashPoint::CommittedNotClaimed.to_string()
+        };
         bar.set_message(rule.clone());
-        match live(&input, directory, Some(&rule))? {
-            Life::Aborted => {
-                crashes += 1;
-                bar.inc(1);
-            }
-            Life::Finished => {
-                bail!(
-                    "the work was done after {crashes} of {} crashes; generate more orders (seed {seed})",
-                    arguments.crash
-                )
-            }
+        if let Life::Aborted = live(&input, directory, Some(&rule), Some(allowed))? {
+            crashes += 1;
+            bar.inc(1);
         }
     }
     bar.finish_and_clear();
-    match live(&input, directory, None)? {
+    match live(&input, directory, None, None)? {
         Life::Finished => Ok(History {
             crashes,
             refused_lines,
@@ -86,7 +96,7 @@ enum Life {
     Finished,
 }
 
-fn live(input: &Path, directory: &Path, rule: Option<&str>) -> anyhow::Result<Life> {
+fn live(input: &Path, directory: &Path, rule: Option<&str>, limit: Option<u64>) -> anyhow::Result<Life> {
     let program = std::env::current_exe().context("cannot find this program to run it again")?;
     let mut command = Command::new(program);
     command
@@ -100,6 +110,9 @@ fn live(input: &Path, directory: &Path, rule: Option<&str>) -> anyhow::Result<Li
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
+    if let Some(limit) = limit {
+        command.arg("--limit").arg(limit.to_string());
+    }
     if let Some(rule) = rule {
         command.env(CRASH_VARIABLE, rule);
     }

@@ -114,8 +114,11 @@ async fn consumer(directory: &Path, queue: &SqlBroker) -> anyhow::Result<Consume
 async fn place_all(arguments: &Arguments, mut shop: Shop) -> anyhow::Result<(u64, u64)> {
     let orders = Orders::open(arguments)?;
     let bar = crate::progress::bar("placed", orders.expected);
+    let limit = arguments
+        .limit
+        .map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let mut refused = 0;
-    for line in orders {
+    for line in orders.take(limit) {
         match line? {
             Ok(order) => {
                 shop.place(&order).await?;
