@@ -34,7 +34,7 @@
 //! **Dead letters.** The message is published to `<topic>.<group>.dead` with the reason in the header
 //! `outbox-dead-reason`, confirmed, and then acknowledged: a crash in between leaves two copies, never none.
 //!
-//! **New queues.** RabbitMQ 3.10 writes a new quorum queue's registration to disk up to a second after it has
+//! **New queues.** RabbitMQ 3.10 seems to write a new quorum queue's registration to disk up to a second after it has
 //! confirmed the declaration; killed before, it loses the queue's log, confirmed messages included. The suite
 //! showed it; an orderly stop is safe, and so is `queue = "classic"`.
 //!
