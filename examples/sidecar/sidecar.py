@@ -63,8 +63,14 @@ class Shop:
         )
 
     def waiting(self):
-        """Messages not yet published. (A status for people is `outbox-relay status`.)"""
-        count = self.execute("SELECT count(*) FROM outbox").fetchone()[0]
+        """Messages not yet published. (A status for people is `outbox-relay status`.)
+
+        A message whose publish failed waits for its next attempt in `outbox_parked`; one statement counts
+        both, because the relay moves rows from one table to the other.
+        """
+        count = self.execute(
+            "SELECT (SELECT count(*) FROM outbox) + (SELECT count(*) FROM outbox_parked)"
+        ).fetchone()[0]
         self.connection.commit()
         return count
 
