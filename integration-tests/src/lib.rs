@@ -39,7 +39,7 @@
 //!
 //! | module | gives |
 //! |---|---|
-//! | [`services`] | PostgreSQL, RabbitMQ, Redis, SQLite: by URL, in a container or as private processes |
+//! | [`services`] | PostgreSQL, MariaDB, RabbitMQ, Redis, SQLite: by URL, in a container or as private processes |
 //! | [`crash`] | programs that abort at a named point and are started again |
 //! | [`proxy`] | a network that delays, cuts, resets, hangs and swallows |
 //! | [`ledger`] | lost, phantom, doubled, out of order: counted |

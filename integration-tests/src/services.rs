@@ -2,8 +2,8 @@
 //!
 //! A service is looked for in this order, and the way found is printed once per test process:
 //!
-//! 1. a URL in the environment: `OUTBOX_TEST_POSTGRES_URL`, `OUTBOX_TEST_RABBITMQ_URL`,
-//!    `OUTBOX_TEST_REDIS_URL`;
+//! 1. a URL in the environment: `OUTBOX_TEST_POSTGRES_URL`, `OUTBOX_TEST_MARIADB_URL`,
+//!    `OUTBOX_TEST_RABBITMQ_URL`, `OUTBOX_TEST_REDIS_URL`;
 //! 2. with the feature `docker`, a container, if a Docker engine answers;
 //! 3. local binaries, started on a free port of 127.0.0.1 in a directory of their own (Linux);
 //! 4. else the test skips itself loudly ([`or_skip!`](crate::or_skip)), or fails if `OUTBOX_TEST_REQUIRE`
@@ -20,6 +20,7 @@
 mod docker;
 mod error;
 mod local;
+pub mod mariadb;
 pub mod postgres;
 mod process;
 pub mod rabbitmq;
@@ -32,6 +33,7 @@ use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
 pub use error::{Cause, Error};
+pub use mariadb::Mariadb;
 pub use postgres::Postgres;
 pub use rabbitmq::RabbitMq;
 pub use redis::Redis;
@@ -84,6 +86,36 @@ pub async fn own_durable_postgres() -> Result<Postgres, Error> {
     Ok(postgres)
 }
 
+/// The MariaDB server that all tests of this process share. A URL in the environment may name a MySQL server.
+///
+/// # Errors
+/// As [`postgres()`].
+pub async fn mariadb() -> Result<&'static Mariadb, Error> {
+    static SHARED: OnceCell<Result<Mariadb, Error>> = OnceCell::const_new();
+    shared(&SHARED).await
+}
+
+/// A MariaDB server for one test, as [`own_postgres`].
+///
+/// # Errors
+/// As [`own_postgres()`].
+pub async fn own_mariadb() -> Result<Mariadb, Error> {
+    own().await
+}
+
+/// As [`own_mariadb()`], and a commit waits for the disk: for measurements. Always a private process.
+///
+/// # Errors
+/// As [`own_postgres()`].
+pub async fn own_durable_mariadb() -> Result<Mariadb, Error> {
+    let mariadb = mariadb::start(mariadb::Fsync::On).await?;
+    announce(&format!(
+        "outbox-testing: mariadb, durable: {}",
+        mariadb.describe()
+    ));
+    Ok(mariadb)
+}
+
 /// The RabbitMQ server that all tests of this process share.
 ///
 /// # Errors
@@ -124,6 +156,15 @@ pub async fn own_redis() -> Result<Redis, Error> {
 /// [`Error::Unavailable`] when no engine answers; another when the image is not to be had or does not start.
 #[cfg(feature = "docker")]
 pub async fn postgres_in_container() -> Result<Postgres, Error> {
+    in_container().await
+}
+
+/// A MariaDB container of image `mariadb:10.11`, or what `OUTBOX_TEST_MARIADB_IMAGE` names.
+///
+/// # Errors
+/// As [`postgres_in_container`].
+#[cfg(feature = "docker")]
+pub async fn mariadb_in_container() -> Result<Mariadb, Error> {
     in_container().await
 }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use deadpool_redis::redis::AsyncCommands as _;
+use mysql_async::prelude::Queryable as _;
 use outbox_testing::{or_skip, services};
 
 #[tokio::test]
@@ -48,6 +49,18 @@ async fn a_postgres_container_serves_a_test() {
             .get::<_, i32>(0),
         1
     );
+}
+
+#[tokio::test]
+async fn a_mariadb_container_serves_a_test() {
+    let mariadb = or_skip!(services::mariadb_in_container().await);
+    let database = mariadb.database().await.unwrap();
+    let mut client = database.client().await.unwrap();
+    client
+        .query_drop("CREATE TABLE t AS SELECT 1 AS n")
+        .await
+        .unwrap();
+    assert_eq!(client.query_first("SELECT n FROM t").await.unwrap(), Some(1));
 }
 
 #[tokio::test]

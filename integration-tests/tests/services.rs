@@ -1,6 +1,7 @@
 //! The servers come up, give every test a place of its own, and obey.
 
 use deadpool_redis::redis::AsyncCommands as _;
+use mysql_async::prelude::Queryable as _;
 use outbox_testing::{or_skip, services};
 
 #[tokio::test]
@@ -49,6 +50,37 @@ async fn each_test_gets_a_postgres_database_of_its_own() {
         .await
         .unwrap();
     assert_eq!(left.get::<_, i64>(0), 0, "a database is dropped with its test");
+}
+
+#[tokio::test]
+async fn each_test_gets_a_mariadb_database_of_its_own() {
+    let mariadb = or_skip!(services::mariadb().await);
+    let (one, two) = (
+        mariadb.database().await.unwrap(),
+        mariadb.database().await.unwrap(),
+    );
+    let mut client = one.client().await.unwrap();
+    client
+        .query_drop("CREATE TABLE mine (id int) ENGINE = InnoDB")
+        .await
+        .unwrap();
+    let there = "SELECT count(*) FROM information_schema.tables \
+                 WHERE table_schema = database() AND table_name = 'mine'";
+    let mut other = two.client().await.unwrap();
+    assert_eq!(client.query_first(there).await.unwrap(), Some(1));
+    assert_eq!(other.query_first(there).await.unwrap(), Some(0));
+    assert!(one.pool().unwrap().get().await.is_ok());
+    // An open transaction would make DROP DATABASE wait.
+    client.query_drop("BEGIN").await.unwrap();
+    client.query_drop("INSERT INTO mine VALUES (1)").await.unwrap();
+    let name = one.name().to_owned();
+    drop(one);
+    let databases = "SELECT count(*) FROM information_schema.schemata WHERE schema_name = ?";
+    assert_eq!(
+        other.exec_first(databases, (name,)).await.unwrap(),
+        Some(0),
+        "a database is dropped with its test"
+    );
 }
 
 #[tokio::test]
@@ -128,6 +160,39 @@ async fn a_killed_postgres_restarts_with_its_data() {
     postgres.stop().await.unwrap();
     postgres.restart().await.unwrap();
     postgres.prove().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_killed_mariadb_restarts_with_its_data() {
+    let mariadb = or_skip!(services::own_mariadb().await);
+    let database = mariadb.database().await.unwrap();
+    let mut client = database.client().await.unwrap();
+    client
+        .query_drop("CREATE TABLE kept AS SELECT 7 AS n")
+        .await
+        .unwrap();
+    let before = mariadb.pid();
+    mariadb.kill().await.unwrap();
+    assert!(database.client().await.is_err());
+    mariadb.restart().await.unwrap();
+    assert_ne!(mariadb.pid(), before);
+    let mut client = database.client().await.unwrap();
+    assert_eq!(client.query_first("SELECT n FROM kept").await.unwrap(), Some(7));
+    mariadb.stop().await.unwrap();
+    mariadb.restart().await.unwrap();
+    mariadb.prove().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_paused_mariadb_answers_after_it_is_resumed() {
+    let mariadb = or_skip!(services::own_mariadb().await);
+    let database = mariadb.database().await.unwrap();
+    mariadb.pause().await.unwrap();
+    let early = tokio::time::timeout(std::time::Duration::from_millis(200), database.client()).await;
+    assert!(!matches!(early, Ok(Ok(_))), "a frozen server answered");
+    mariadb.resume().await.unwrap();
+    let mut client = database.client().await.unwrap();
+    assert_eq!(client.query_first("SELECT 7").await.unwrap(), Some(7));
 }
 
 #[tokio::test]

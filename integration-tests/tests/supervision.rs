@@ -21,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 const VICTIM: &str = "VICTIM";
 
-/// Starting three servers, RabbitMQ among them, on a busy machine.
+/// Starting four servers, RabbitMQ among them, on a busy machine.
 const START: Duration = Duration::from_secs(120);
 
 /// This program again, running one function only.
@@ -66,13 +66,19 @@ async fn victim_starts_servers() {
         return;
     }
     let postgres = or_skip!(services::postgres().await);
+    let mariadb = or_skip!(services::mariadb().await);
     let redis = or_skip!(services::own_redis().await);
     let rabbitmq = or_skip!(services::rabbitmq().await);
     let sqlite = services::sqlite().unwrap();
     std::fs::write(sqlite.path(), "rows").unwrap();
     let database = postgres.database().await.unwrap();
     println!("database {}", database.name());
-    let directories = [postgres.directory(), redis.directory(), rabbitmq.directory()];
+    let directories = [
+        postgres.directory(),
+        mariadb.directory(),
+        redis.directory(),
+        rabbitmq.directory(),
+    ];
     let sqlite = sqlite.path().parent().map(Path::to_owned);
     for directory in directories.into_iter().chain([sqlite]).flatten() {
         println!("directory {}", directory.display());
@@ -96,7 +102,7 @@ async fn a_killed_test_process_leaves_no_server_and_no_directory_behind() {
         .filter_map(|line| line.strip_prefix("directory "))
         .map(PathBuf::from)
         .collect();
-    if directories.len() < 4 {
+    if directories.len() < 5 {
         outbox_testing::announce_skip("needs private servers: these come from a URL or a container");
         return;
     }
@@ -105,8 +111,8 @@ async fn a_killed_test_process_leaves_no_server_and_no_directory_behind() {
     }
     let processes = descendants(child.pid().unwrap());
     assert!(
-        processes.len() > 12,
-        "three servers with their supervisors: {processes:?}"
+        processes.len() > 14,
+        "four servers with their supervisors: {processes:?}"
     );
 
     child.kill().unwrap();
@@ -181,6 +187,16 @@ async fn impostor(address: &str, upstream: String) -> AbortOnDropHandle<()> {
 async fn a_stranger_at_the_port_of_our_postgres_is_refused_before_any_ddl() {
     let stranger = or_skip!(services::postgres().await);
     let ours = or_skip!(services::own_postgres().await);
+    ours.kill().await.unwrap();
+    let _impostor = impostor(&ours.address(), stranger.address()).await;
+    let refused = ours.database().await.unwrap_err();
+    assert!(matches!(refused, services::Error::Refused { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn a_stranger_at_the_port_of_our_mariadb_is_refused_before_any_ddl() {
+    let stranger = or_skip!(services::mariadb().await);
+    let ours = or_skip!(services::own_mariadb().await);
     ours.kill().await.unwrap();
     let _impostor = impostor(&ours.address(), stranger.address()).await;
     let refused = ours.database().await.unwrap_err();

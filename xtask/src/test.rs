@@ -11,7 +11,7 @@ use crate::machine;
 use crate::steps::Steps;
 
 /// The services whose tests must run: with this a missing server is a failure, not a skip.
-const REQUIRED: &str = "postgres,rabbitmq,redis";
+const REQUIRED: &str = "postgres,mariadb,rabbitmq,redis";
 
 /// Makes the machine ready and runs the tests whose names contain one of `filters` (none: all).
 pub(crate) fn run(steps: &mut Steps, filters: &[String], as_is: bool) -> Result<()> {

@@ -132,6 +132,20 @@ pub(crate) async fn postgres(cluster_name: &str) -> Result<Container, Error> {
     .await
 }
 
+/// MariaDB without passwords, under the given host name.
+pub(crate) async fn mariadb(report_host: &str) -> Result<Container, Error> {
+    start("mariadb", "mariadb:10.11", 3306.tcp(), |request| {
+        request
+            .with_env_var("MARIADB_ALLOW_EMPTY_ROOT_PASSWORD", "1")
+            .with_cmd([
+                format!("--report-host={report_host}"),
+                "--max-connections=200".to_owned(),
+                "--innodb-flush-method=nosync".to_owned(),
+            ])
+    })
+    .await
+}
+
 /// Redis that writes every command to its log.
 pub(crate) async fn redis() -> Result<Container, Error> {
     start("redis", "redis:7", 6379.tcp(), |request| {
