@@ -1,12 +1,15 @@
 //! Distributed locks with renewal, a loss signal that fires locally, and a fencing token that the database
 //! checks.
 
-mod backend;
+pub mod backend;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 mod key;
 mod token;
 mod token_source;
 
+pub use backend::memory::MemoryBackend;
 pub use backend::{Acquire, Backend, Capabilities, Hold, Release, Remint, Renew, Request, Shape, Wake};
 pub use error::{Cause, Error, ErrorKind};
 pub use key::Key;
