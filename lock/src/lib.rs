@@ -10,6 +10,8 @@ mod token;
 mod token_source;
 
 pub use backend::memory::MemoryBackend;
+#[cfg(feature = "redis")]
+pub use backend::redis;
 pub use backend::{Acquire, Backend, Capabilities, Hold, Release, Remint, Renew, Request, Shape, Wake};
 pub use error::{Cause, Error, ErrorKind};
 pub use key::Key;
