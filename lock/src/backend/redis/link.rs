@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
-use deadpool_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
+use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::cluster::ClusterClientBuilder;
 use deadpool_redis::redis::cluster_async::ClusterConnection;
 use deadpool_redis::redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
@@ -13,7 +13,7 @@ use deadpool_redis::redis::io::tcp::TcpSettings;
 use deadpool_redis::redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind as Kind,
     IntoConnectionInfo as _, Pipeline, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError,
-    RedisFuture, RedisResult, ServerErrorKind, Value, cmd,
+    RedisResult, ServerErrorKind, Value, cmd,
 };
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
@@ -203,28 +203,12 @@ pub(super) enum Connection {
     Cluster(ClusterConnection),
 }
 
-impl ConnectionLike for Connection {
-    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+impl Connection {
+    pub(super) async fn query(&mut self, command: &Cmd) -> RedisResult<Value> {
         match self {
-            Self::Node(connection) => connection.req_packed_command(command),
-            Self::Cluster(connection) => connection.req_packed_command(command),
+            Self::Node(connection) => command.query_async(connection).await,
+            Self::Cluster(connection) => command.query_async(connection).await,
         }
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        match self {
-            Self::Node(connection) => connection.req_packed_commands(pipeline, offset, count),
-            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
-        }
-    }
-
-    fn get_db(&self) -> i64 {
-        0
     }
 }
 
@@ -261,11 +245,11 @@ impl Link {
     /// may be repeated.
     pub(super) async fn query(&self, command: &Cmd) -> RedisResult<Value> {
         let mut live = self.live().await?;
-        let answer = command.query_async(&mut live.connection).await;
+        let answer = live.connection.query(command).await;
         match self.judge(live.generation, answer) {
             Err(error) if error.is_connection_dropped() => {
                 let mut live = self.live().await?;
-                let answer = command.query_async(&mut live.connection).await;
+                let answer = live.connection.query(command).await;
                 self.judge(live.generation, answer)
             }
             answer => answer,
@@ -282,25 +266,28 @@ impl Link {
     }
 
     async fn try_all(&self, commands: &[Cmd]) -> RedisResult<Vec<RedisResult<Value>>> {
-        let mut live = self.live().await?;
-        if let Connection::Cluster(cluster) = &live.connection {
-            let each = commands.iter().map(|command| {
-                let mut cluster = cluster.clone();
-                async move { command.query_async(&mut cluster).await }
-            });
-            let answers = futures::future::join_all(each).await;
-            return Ok(answers
-                .into_iter()
-                .map(|answer| self.judge(live.generation, answer))
-                .collect());
+        let live = self.live().await?;
+        match live.connection {
+            Connection::Node(mut connection) => {
+                let mut pipeline = Pipeline::with_capacity(commands.len());
+                for command in commands {
+                    pipeline.add_command(command.clone());
+                }
+                let answers = pipeline.ignore_errors().query_async(&mut connection).await;
+                self.judge(live.generation, answers)
+            }
+            Connection::Cluster(connection) => {
+                let each = commands.iter().map(|command| {
+                    let mut connection = connection.clone();
+                    async move { command.query_async(&mut connection).await }
+                });
+                let answers = futures::future::join_all(each).await;
+                let judged = answers
+                    .into_iter()
+                    .map(|answer| self.judge(live.generation, answer));
+                Ok(judged.collect())
+            }
         }
-        let mut pipeline = Pipeline::with_capacity(commands.len());
-        for command in commands {
-            pipeline.add_command(command.clone());
-        }
-        pipeline.ignore_errors();
-        let answers = pipeline.query_async(&mut live.connection).await;
-        self.judge(live.generation, answers)
     }
 
     /// Sends two commands back to back to the node that has `key`; an answer each.
@@ -309,7 +296,7 @@ impl Link {
         let mut pipeline = Pipeline::with_capacity(2);
         pipeline.add_command(first).add_command(second);
         let answers = match &mut live.connection {
-            Connection::Node(_) => pipeline.query_async(&mut live.connection).await,
+            Connection::Node(connection) => pipeline.query_async(connection).await,
             Connection::Cluster(cluster) => {
                 let route = Route::new(slot(key), SlotAddr::Master);
                 let answers = cluster

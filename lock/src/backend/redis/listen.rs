@@ -193,8 +193,7 @@ async fn session(
                 for channel in unwanted(listeners) {
                     let _ = unsubscribe(&mut connection, &channel).await;
                 }
-                let ping: Result<Value, _> = cmd("PING").query_async(&mut connection).await;
-                if ping.is_err() {
+                if connection.query(&cmd("PING")).await.is_err() {
                     return true;
                 }
             }

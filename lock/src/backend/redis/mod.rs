@@ -262,7 +262,11 @@ impl Backend for RedisLocks {
     }
 
     async fn release(&self, hold: &Hold, request: RequestId) -> Result<Release, Error> {
-        released(&self.run("release", &self.shared.calls.release(hold, request)).await?)
+        released(
+            &self
+                .run("release", &self.shared.calls.release(hold, request))
+                .await?,
+        )
     }
 
     async fn hand_over(
