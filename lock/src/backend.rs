@@ -1,6 +1,8 @@
 //! The contract of a lock service: grant, renew, release, and a hint that something was released.
 
 pub mod memory;
+#[cfg(feature = "quorum")]
+pub mod quorum;
 #[cfg(feature = "redis")]
 pub mod redis;
 

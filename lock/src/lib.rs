@@ -21,6 +21,8 @@ mod waiting;
 mod watchdog;
 
 pub use backend::memory::MemoryBackend;
+#[cfg(feature = "quorum")]
+pub use backend::quorum;
 #[cfg(feature = "redis")]
 pub use backend::redis;
 pub use backend::{Acquire, Backend, Capabilities, Hold, Release, Remint, Renew, Request, Shape, Wake};
