@@ -151,7 +151,8 @@ impl Guard {
     }
 
     /// Replaces the token by one above `above`, because the lock service lost its counter and the database
-    /// has seen higher tokens. The caller knows that it is the newest holder: it acquired just now.
+    /// has seen higher tokens. The caller knows that it is the newest holder: it acquired just now. With a
+    /// token source, the source mints it.
     ///
     /// # Errors
     /// [`ErrorKind::Lost`] if the lock is not held any more; what the backend said otherwise.
@@ -168,7 +169,12 @@ impl Guard {
         if let State::Lost(reason) = self.state() {
             return Err(lost(reason));
         }
-        match self.service.backend.remint(&self.held.hold(), above).await {
+        let minted = if let Some(source) = &self.service.tokens {
+            source.mint(self.key()).await.map(Remint::Minted)
+        } else {
+            self.service.backend.remint(&self.held.hold(), above).await
+        };
+        match minted {
             Ok(Remint::Minted(token)) => {
                 self.held.reminted(token);
                 tracing::info!(key = %self.key(), %token, "the token was raised above what the database has seen");

@@ -18,6 +18,7 @@ use crate::options::Options;
 use crate::schedule::Schedule;
 use crate::service::Service;
 use crate::token::Owner;
+use crate::token_source::TokenSource;
 use crate::waiting;
 use crate::watchdog::{Order, Watchdog};
 
@@ -36,6 +37,7 @@ impl Locks {
     pub fn builder(backend: Arc<dyn Backend>) -> LocksBuilder {
         LocksBuilder {
             backend,
+            tokens: None,
             options: Options::default(),
         }
     }
@@ -100,10 +102,18 @@ impl Locks {
 #[must_use = "nothing is checked or started before `build`"]
 pub struct LocksBuilder {
     backend: Arc<dyn Backend>,
+    tokens: Option<Arc<dyn TokenSource>>,
     options: Options,
 }
 
 impl LocksBuilder {
+    /// Takes the fencing tokens from here instead of from the backend. A lock is granted first and minted
+    /// for after; a failed minting gives it up. Default: the backend counts.
+    pub fn tokens(mut self, source: Arc<dyn TokenSource>) -> Self {
+        self.tokens = Some(source);
+        self
+    }
+
     /// How long a grant lasts without renewal, 1 ms to 24 h. Default 30 s. A crashed holder closes the lock
     /// for that long; a shorter ttl is lost to shorter pauses.
     pub const fn ttl(mut self, ttl: Duration) -> Self {
@@ -186,7 +196,7 @@ impl LocksBuilder {
         let watchdog = Watchdog::new(backend, Arc::clone(&schedule), orders, options.renew_chunk);
         runtime.spawn(watchdog.run());
         Ok(Locks {
-            service: Arc::new(Service::new(self.backend, options, schedule, sender)),
+            service: Arc::new(Service::new(self.backend, options, self.tokens, schedule, sender)),
             warnings: warnings.into(),
         })
     }

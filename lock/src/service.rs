@@ -21,6 +21,7 @@ use crate::options::Options;
 use crate::schedule::Schedule;
 use crate::telemetry;
 use crate::token::{FencingToken, RequestId};
+use crate::token_source::TokenSource;
 use crate::watchdog::{Chore, Order};
 
 /// The first and the longest pause between attempts after an error. Chosen: a restarting service is not
@@ -33,6 +34,7 @@ pub(crate) struct Service {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) name: &'static str,
     pub(crate) options: Options,
+    pub(crate) tokens: Option<Arc<dyn TokenSource>>,
     pub(crate) lines: Lines,
     pub(crate) schedule: Arc<Schedule>,
     orders: mpsc::UnboundedSender<Order>,
@@ -43,6 +45,7 @@ impl Service {
     pub(crate) fn new(
         backend: Arc<dyn Backend>,
         options: Options,
+        tokens: Option<Arc<dyn TokenSource>>,
         schedule: Arc<Schedule>,
         orders: mpsc::UnboundedSender<Order>,
     ) -> Self {
@@ -50,6 +53,7 @@ impl Service {
             name: backend.name(),
             backend,
             options,
+            tokens,
             lines: Lines::default(),
             schedule,
             orders,
@@ -96,6 +100,22 @@ impl Service {
                 rest(&mut pause).await;
             }
         })
+    }
+
+    /// The token of a grant: the backend's own, or a fresh one of the token source. If the asker goes away,
+    /// the grant is given up.
+    pub(crate) async fn token(
+        self: &Arc<Self>,
+        request: &Request,
+        granted: FencingToken,
+    ) -> Result<FencingToken, Error> {
+        let Some(source) = self.tokens.clone() else {
+            return Ok(granted);
+        };
+        let key = request.key.clone();
+        let (service, left) = (Arc::clone(self), request.clone());
+        let then = move |_| Some(service.leave(&left));
+        self.carried(async move { source.mint(&key).await }, then).await
     }
 
     /// The guard of what was granted; `None` when it came after its own deadline.

@@ -47,7 +47,7 @@ async fn ask_once(service: &Arc<Service>, request: &Request, terms: Terms) -> Re
     }
     for _ in 0..LATE_TRIES {
         let Handed { sent, answer } = service.ask(request).await;
-        match answer {
+        match granted(service, request, answer).await {
             Ok(Acquire::Granted { token }) => {
                 if let Some(guard) = service.grant(request, terms, sent, token) {
                     tracing::Span::current().record("token", token.get());
@@ -68,6 +68,19 @@ async fn ask_once(service: &Arc<Service>, request: &Request, terms: Terms) -> Re
         terms.trust()
     );
     Err(Error::new(ErrorKind::Unavailable, "acquire", context))
+}
+
+/// The answer, with the token that the holder will show to the database.
+async fn granted(
+    service: &Arc<Service>,
+    request: &Request,
+    answer: Result<Acquire, Error>,
+) -> Result<Acquire, Error> {
+    let Ok(Acquire::Granted { token }) = answer else {
+        return answer;
+    };
+    let token = service.token(request, token).await?;
+    Ok(Acquire::Granted { token })
 }
 
 /// Waits until the lock is granted or the deadline has come.
@@ -166,7 +179,7 @@ impl Turn {
 
     async fn judge(&mut self, Handed { sent, answer }: Handed) -> Result<Verdict, Error> {
         let request = self.ticket.request();
-        match answer {
+        match granted(&self.service, request, answer).await {
             Ok(Acquire::Granted { token }) => {
                 if let Some(guard) = self.service.grant(request, self.terms, sent, token) {
                     tracing::Span::current().record("token", token.get());
