@@ -19,9 +19,10 @@ use crate::key::Key;
 /// waiters elsewhere get a chance. Chosen: the pause then costs a hold of 1 ms less than a tenth.
 const TURNS: u32 = 64;
 
-/// How long this process then waits before it asks. Chosen: a wake and a question of another process,
-/// several times over.
+/// How long this process then waits before it asks, at least, and in times of the release's round trip.
+/// Chosen: a wake and a question of another process, with time to spare on a busy machine.
 const YIELD: Duration = Duration::from_millis(5);
+const YIELD_ROUND_TRIPS: u32 = 4;
 
 /// An answer, and when its question was sent.
 #[derive(Debug)]
@@ -44,7 +45,6 @@ struct TicketState {
     outcome: Outcome,
     handed: Option<Handed>,
     handing: bool,
-    asking: bool,
     /// When to ask because the key was released here.
     ask_at: Option<Instant>,
 }
@@ -78,12 +78,9 @@ impl Ticket {
         &self.request
     }
 
-    pub(crate) fn asking(&self, asking: bool) {
-        let mut state = self.state();
-        state.asking = asking;
-        if asking {
-            state.ask_at = None;
-        }
+    /// The waiter asks: whatever was a reason to is behind it.
+    pub(crate) fn asks(&self) {
+        self.state().ask_at = None;
     }
 
     pub(crate) fn news(&self, now: Instant) -> News {
@@ -207,8 +204,8 @@ impl Lines {
         }
     }
 
-    /// Who is asked for together with the release of `held`: the head of the line, unless it is asking by
-    /// itself or it is time to let others go first.
+    /// Who is asked for together with the release of `held`: the head of the line, unless it is time to let
+    /// others go first. It may be asking by itself as well: both questions are one owner's.
     pub(crate) fn heir(&self, held: &Request) -> Option<Arc<Ticket>> {
         let mut lines = self.lines();
         let line = lines.get_mut(&name(held))?;
@@ -217,7 +214,7 @@ impl Lines {
             return None;
         }
         let mut state = head.state();
-        if state.asking || state.handing || state.handed.is_some() {
+        if state.handing || state.handed.is_some() {
             return None;
         }
         state.handing = true;
@@ -244,8 +241,8 @@ impl Lines {
         }
     }
 
-    /// A guard has ended: whoever was not handed the key asks for it.
-    pub(crate) fn released(&self, held: &Request) {
+    /// A guard has ended, after a round trip of `took`: whoever was not handed the key asks for it.
+    pub(crate) fn released(&self, held: &Request, took: Duration) {
         let name = name(held);
         let mut lines = self.lines();
         let Some(line) = lines.get_mut(&name) else {
@@ -258,7 +255,7 @@ impl Lines {
             let mut state = head.state();
             if !state.handing && state.handed.is_none() {
                 let pause = if line.turns >= TURNS {
-                    YIELD
+                    YIELD.max(took * YIELD_ROUND_TRIPS)
                 } else {
                     Duration::ZERO
                 };

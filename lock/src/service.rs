@@ -151,8 +151,8 @@ impl Service {
         } else {
             None
         };
+        let sent = Instant::now();
         let released = if let Some(heir) = heir {
-            let sent = Instant::now();
             let (released, answer) = self.backend.hand_over(&hold, nonce, heir.request()).await;
             if let Some(orphan) = self.lines.hand(&heir, Handed { sent, answer }) {
                 self.order(Order::Chore(self.leave(&orphan)));
@@ -161,7 +161,7 @@ impl Service {
         } else {
             self.backend.release(&hold, nonce).await
         };
-        self.lines.released(held.request());
+        self.lines.released(held.request(), sent.elapsed());
         telemetry::held(self.name, hold.shape, held.since().elapsed());
         match &released {
             Ok(Release::NotHeld) if was_held => {

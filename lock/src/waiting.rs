@@ -150,12 +150,15 @@ impl Turn {
             self.ticket.told.notified().await;
         }
         let request = self.ticket.request();
-        let mut next = if request.place.is_none() && self.service.lines.is_held_here(request) {
+        let mut next = Next::Ask;
+        if self.service.lines.is_held_here(request) {
             telemetry::contended(self.service.name, request.shape);
-            Next::Rest(self.rest_after(Duration::MAX))
-        } else {
-            Next::Ask
-        };
+            if request.place.is_none() {
+                next = Next::Rest(self.rest_after(Duration::MAX));
+            } else {
+                self.listen().await;
+            }
+        }
         loop {
             next = match next {
                 Next::Ask => Next::Judge(self.ask().await),
@@ -171,10 +174,8 @@ impl Turn {
     async fn ask(&mut self) -> Handed {
         self.attempt += 1;
         tracing::Span::current().record("attempt", self.attempt);
-        self.ticket.asking(true);
-        let handed = self.service.ask(self.ticket.request()).await;
-        self.ticket.asking(false);
-        handed
+        self.ticket.asks();
+        self.service.ask(self.ticket.request()).await
     }
 
     async fn judge(&mut self, Handed { sent, answer }: Handed) -> Result<Verdict, Error> {
@@ -193,7 +194,10 @@ impl Turn {
                 Ok(Verdict::Then(Next::Ask))
             }
             Ok(Acquire::Held { retry_after }) => {
-                if self.attempt == 1 {
+                if let News::Handed(handed) = self.ticket.news(Instant::now()) {
+                    return Ok(Verdict::Then(Next::Judge(handed)));
+                }
+                if self.attempt == 1 && self.wake.is_none() {
                     telemetry::contended(self.service.name, request.shape);
                 }
                 self.known = request.place.is_some();
@@ -269,9 +273,14 @@ impl Turn {
             let ticket = Arc::clone(&self.ticket);
             tokio::select! {
                 () = ticket.told.notified() => {}
-                () = woken(self.wake.as_mut()), if listens => return None,
-                () = sleep_until(until) => return None,
+                () = woken(self.wake.as_mut()), if listens => break,
+                () = sleep_until(until) => break,
             }
+        }
+        // A release in this process wakes and hands over at once: what was handed over comes first.
+        match self.ticket.news(Instant::now()) {
+            News::Handed(handed) => Some(handed),
+            _ => None,
         }
     }
 
