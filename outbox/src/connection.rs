@@ -7,6 +7,10 @@
 use std::future::Future;
 
 use diesel::QueryResult;
+use diesel_async::TransactionManager;
+use outbox_broker::crash_point::{self, CrashPoint};
+
+use crate::Error;
 
 pub(crate) mod batch;
 #[cfg(feature = "postgres")]
@@ -85,6 +89,24 @@ pub trait Driver: diesel_async::AsyncConnection + sealed::Sealed + 'static {
     /// Writes the rows of `batch`; several statements are one savepoint or transaction.
     #[doc(hidden)]
     fn insert(&mut self, batch: Batch) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Writes the rows of `batch` and commits the outermost transaction, in as few round trips as the
+    /// database allows. After an error the transaction may still be open; it is not committed, unless the
+    /// connection was lost on the way.
+    #[doc(hidden)]
+    fn insert_and_commit(&mut self, batch: Batch) -> impl Future<Output = Result<(), Error>> + Send {
+        async {
+            if !batch.is_empty() {
+                self.insert(batch)
+                    .await
+                    .map_err(|error| Error::database("enqueue", error))?;
+            }
+            crash_point::reach(CrashPoint::AppendedNotCommitted);
+            Self::TransactionManager::commit_transaction(self)
+                .await
+                .map_err(|error| Error::database("commit", error))
+        }
+    }
 
     /// Begins a transaction that will write.
     #[doc(hidden)]

@@ -1,5 +1,6 @@
 //! What the relay reads from the database and what it writes back.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -75,13 +76,12 @@ pub struct ClaimRequest<'a> {
     pub lease: &'a Lease,
     /// Read rows above this position.
     pub above: Position,
-    /// At most this many rows, late and new ones together, the lowest first.
+    /// At most this many of them.
     pub limit: usize,
     /// At most about this many bytes of payload; at least one row is returned whatever its size.
     pub max_bytes: usize,
-    /// Positions at or below `above` known to be missing: rows that appeared there meanwhile are read too.
-    /// Inclusive ranges, ascending, apart from each other.
-    pub missing: &'a [(Position, Position)],
+    /// Positions at or below `above` known to be missing: read those that appeared meanwhile.
+    pub missing: &'a BTreeSet<Position>,
 }
 
 /// What one claim read.
@@ -89,10 +89,10 @@ pub struct ClaimRequest<'a> {
 pub struct Claim {
     /// Late and new rows, by position.
     pub records: Vec<Record>,
-    /// Every transaction below this id that can own a position had ended before the read began; `None` where
-    /// the database has no such notion.
+    /// Every transaction below this id had ended before the read began; `None` where the database has no
+    /// such notion.
     pub horizon: Option<TransactionId>,
-    /// A limit was reached: there may be more rows above the last one, late ones or new ones.
+    /// There may be more rows above the last one (a limit was reached).
     pub more: bool,
 }
 

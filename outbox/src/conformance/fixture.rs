@@ -1,5 +1,6 @@
 //! What a database under test offers, and what the scenarios do with it.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -141,7 +142,7 @@ impl Stage {
 
     /// Claims up to 1,000 rows above `above`.
     pub async fn claim(&self, lease: &Lease, above: Position, missing: &[Position]) -> Claim {
-        let missing: Vec<_> = missing.iter().map(|position| (*position, *position)).collect();
+        let missing: BTreeSet<Position> = missing.iter().copied().collect();
         self.store
             .claim(ClaimRequest {
                 lease,
