@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use outbox::relay::RelayOptions;
 
 /// What `drain` takes.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct Options {
     /// The database of the outbox.
     #[arg(long, value_enum)]
@@ -28,6 +28,12 @@ pub(crate) struct Options {
     /// Only cases whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
+    /// Also the rate of this many rows against that of 100,000 (PostgreSQL).
+    #[arg(long)]
+    large: Option<u64>,
+    /// One round of 100,000 rows: shows that it runs, measures little.
+    #[arg(long)]
+    quick: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -38,6 +44,12 @@ enum Store {
 
 /// Runs the benchmark and reports.
 pub(crate) async fn run(options: &Options) -> Result<()> {
+    let mut options = options.clone();
+    if options.quick {
+        options.rows = options.rows.min(100_000);
+        options.rounds = 1;
+    }
+    let options = &options;
     ensure!(
         options.rows > 0 && options.rounds > 0 && options.batch > 0,
         "rows, batch and rounds must be above 0"
@@ -48,12 +60,12 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// The relay's defaults with the batch that was asked for.
-fn relay_options(options: &Options) -> RelayOptions {
+/// The relay's defaults with another batch.
+fn relay_options(batch: usize) -> RelayOptions {
     let standard = RelayOptions::default();
     RelayOptions {
-        batch_size: options.batch,
-        max_in_flight: standard.max_in_flight.max(8 * options.batch),
+        batch_size: batch,
+        max_in_flight: standard.max_in_flight.max(8 * batch),
         ..standard
     }
 }

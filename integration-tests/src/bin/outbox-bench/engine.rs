@@ -14,13 +14,21 @@ use crate::sink::Counted;
 /// No case takes longer; a hang ends the benchmark with an error.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Runs a relay until `rows` messages are confirmed, settled and its lease is given back; how long it took.
+/// How long a drain took.
+pub(crate) struct Drained {
+    /// From the start of the relay until it had settled everything and given its lease back.
+    pub(crate) whole: Duration,
+    /// From the first message published to the last one confirmed.
+    pub(crate) publishing: Duration,
+}
+
+/// Runs a relay until `rows` messages are confirmed, settled and its lease is given back.
 pub(crate) async fn drain(
     store: Arc<dyn Store>,
     publisher: Arc<dyn Publisher>,
     rows: u64,
     options: RelayOptions,
-) -> Result<Duration> {
+) -> Result<Drained> {
     let counted = Arc::new(Counted::new(publisher, rows));
     let relay = Relay::builder(store, Arc::clone(&counted) as Arc<dyn Publisher>)
         .options(options)
@@ -29,12 +37,13 @@ pub(crate) async fn drain(
     let start = Instant::now();
     let running = tokio::spawn(relay.run(shutdown.clone()));
     let all = tokio::time::timeout(LIMIT, counted.complete()).await;
+    let publishing = counted.first().unwrap_or(start).elapsed();
     shutdown.cancel();
     let summary = running
         .await
         .context("the relay panicked")?
         .context("the relay ended")?;
-    let time = start.elapsed();
+    let whole = start.elapsed();
     if all.is_err() {
         bail!(
             "{} of {rows} messages were confirmed in {LIMIT:?}; {summary:?}",
@@ -46,5 +55,5 @@ pub(crate) async fn drain(
         "{} messages were confirmed, not {rows}",
         counted.confirmed()
     );
-    Ok(time)
+    Ok(Drained { whole, publishing })
 }

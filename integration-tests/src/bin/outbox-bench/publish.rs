@@ -131,7 +131,8 @@ async fn relay(database: &str, broker: &str, options: &Options) -> Result<Durati
         ..RelayOptions::default()
     };
     let publisher = Arc::new(publisher);
-    engine::drain(Arc::new(store), publisher, options.messages, behaviour).await
+    let drained = engine::drain(Arc::new(store), publisher, options.messages, behaviour).await?;
+    Ok(drained.whole)
 }
 
 /// One durable exchange and one quorum queue that takes the topic, as the adapter makes them.

@@ -116,18 +116,18 @@ impl Report {
     fn lines(&self) -> String {
         let mut lines = String::new();
         for case in &self.cases {
-            let rounds: Vec<f64> = case.rounds.iter().map(|value| value.round()).collect();
+            let rounds: Vec<f64> = case.rounds.iter().copied().map(rounded).collect();
             let line = json!({
                 "bench": self.bench, "case": case.name, "metric": self.metric,
-                "value": median(&case.rounds).round(), "unit": self.unit, "rounds": rounds,
+                "value": rounded(median(&case.rounds)), "unit": self.unit, "rounds": rounds,
                 "baseline": null,
             });
             lines += &format!("{line}\n");
             for (baseline, ratios) in &case.ratios {
                 let line = json!({
                     "bench": self.bench, "case": case.name, "metric": format!("{}_ratio", self.metric),
-                    "value": hundredths(median(ratios)), "unit": "ratio",
-                    "rounds": ratios.iter().copied().map(hundredths).collect::<Vec<_>>(),
+                    "value": thousandths(median(ratios)), "unit": "ratio",
+                    "rounds": ratios.iter().copied().map(thousandths).collect::<Vec<_>>(),
                     "baseline": baseline,
                 });
                 lines += &format!("{line}\n");
@@ -156,17 +156,46 @@ fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The value that `share` of all values do not exceed. 0 of none.
+pub(crate) fn percentile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share between 0 and 1 of a length"
+    )]
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied().unwrap_or(0.0)
+}
+
 fn bounds(values: &[f64]) -> (f64, f64) {
     let low = values.iter().copied().fold(f64::INFINITY, f64::min);
     let high = values.iter().copied().fold(0.0, f64::max);
     (if low.is_finite() { low } else { 0.0 }, high)
 }
 
-fn hundredths(value: f64) -> f64 {
+fn thousandths(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 
+/// Whole numbers, and thousandths of small ones.
+fn rounded(value: f64) -> f64 {
+    if value.abs() < SMALL {
+        thousandths(value)
+    } else {
+        value.round()
+    }
+}
+
+/// Below it digits after the point matter.
+const SMALL: f64 = 100.0;
+
 fn thousands(value: f64) -> String {
+    if value.abs() < SMALL {
+        return format!("{value:.2}");
+    }
     let digits = format!("{value:.0}");
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {

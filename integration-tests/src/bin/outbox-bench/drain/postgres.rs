@@ -1,9 +1,10 @@
 //! Draining PostgreSQL: the limit, the engine, and three designs in common use.
 
 mod designs;
+mod pairs;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use futures::TryStreamExt;
@@ -14,7 +15,7 @@ use tokio_postgres::Client;
 use super::Options;
 use crate::report::{Report, rate};
 use crate::sink::NullSink;
-use crate::{engine, rows};
+use crate::{engine, rows, usage};
 use designs::Design;
 
 const OUTBOX: &str = "outbox";
@@ -59,7 +60,9 @@ pub(super) async fn run(options: &Options) -> Result<()> {
     let database = server.database().await?;
     let client = database.client().await?;
     prepare(&client).await?;
+    let server_pid = server.pid().context("the server is not ours")?;
     let mut report = Report::new("drain-postgres", "throughput", "rows/s");
+    let mut cpu = Report::new("drain-postgres-cpu", "cpu", "µs/row");
     let copy = format!("COPY (SELECT {} FROM outbox ORDER BY shard, id)", rows::COLUMNS);
     println!("limit: {copy} TO STDOUT (FORMAT binary), of the same rows right before each case");
     for round in 1..=options.rounds {
@@ -68,15 +71,24 @@ pub(super) async fn run(options: &Options) -> Result<()> {
             .into_iter()
             .filter(|case| case.name().contains(&options.only))
         {
-            load(&client, case.table(), options).await?;
+            load(&client, case.table(), options.rows, options.payload).await?;
             let limit = copy_out(&client, case.table(), options.rows).await?;
             report.add("copy", limit);
+            let used = usage::cpu(server_pid)? + usage::own_cpu()?;
             let time = match case {
-                Case::Relay { durable } => relay(database.url(), options, durable).await?,
+                Case::Relay { durable } => {
+                    let store = store(database.url(), durable).await?;
+                    let behaviour = super::relay_options(options.batch);
+                    engine::drain(Arc::new(store), Arc::new(NullSink), options.rows, behaviour)
+                        .await?
+                        .whole
+                }
                 Case::Design(design) => design.drain(&client, options.rows, options.batch).await?,
             };
+            let used = usage::cpu(server_pid)? + usage::own_cpu()? - used;
             let value = rate(options.rows, time);
             report.add(case.name(), value);
+            cpu.add(case.name(), 1e6 / rate(options.rows, used));
             report.compare(case.name(), value, "copy", limit);
             ensure!(
                 is_drained(&client, case).await?,
@@ -84,7 +96,9 @@ pub(super) async fn run(options: &Options) -> Result<()> {
                 case.name()
             );
         }
+        pairs::run(&client, database.url(), options, &mut report).await?;
     }
+    cpu.finish(&crate::target())?;
     report.finish(&crate::target())
 }
 
@@ -105,10 +119,10 @@ async fn prepare(client: &Client) -> Result<()> {
 }
 
 /// Fills `table` anew and leaves nothing for later: no vacuum, no checkpoint falls into the measurement.
-async fn load(client: &Client, table: &str, options: &Options) -> Result<()> {
+async fn load(client: &Client, table: &str, count: u64, payload: usize) -> Result<()> {
     client.batch_execute(&format!("TRUNCATE {table}")).await?;
     client
-        .batch_execute(&rows::postgres(table, options.rows, options.payload))
+        .batch_execute(&rows::postgres(table, count, payload))
         .await?;
     client.batch_execute(&format!("VACUUM ANALYZE {table}")).await?;
     client.batch_execute("CHECKPOINT").await?;
@@ -143,15 +157,8 @@ async fn is_drained(client: &Client, case: Case) -> Result<bool> {
     Ok(!pending)
 }
 
-async fn relay(url: &str, options: &Options, durable: bool) -> Result<Duration> {
+async fn store(url: &str, durable: bool) -> Result<PostgresStore> {
     let mut config = PostgresConfig::new(url);
     config.durable_settles = durable;
-    let store = PostgresStore::connect(config).await?;
-    engine::drain(
-        Arc::new(store),
-        Arc::new(NullSink),
-        options.rows,
-        super::relay_options(options),
-    )
-    .await
+    Ok(PostgresStore::connect(config).await?)
 }

@@ -68,9 +68,9 @@ pub(super) async fn run(options: &Options) -> Result<()> {
             let mut config = SqliteConfig::new(file.path());
             config.durable_settles = durable;
             let store = SqliteStore::connect(config).await?;
-            let behaviour = super::relay_options(options);
-            let time = engine::drain(Arc::new(store), Arc::new(NullSink), options.rows, behaviour).await?;
-            let value = rate(options.rows, time);
+            let behaviour = super::relay_options(options.batch);
+            let drained = engine::drain(Arc::new(store), Arc::new(NullSink), options.rows, behaviour).await?;
+            let value = rate(options.rows, drained.whole);
             report.add(case, value);
             report.compare(case, value, MARK, usual);
             report.compare(case, value, READ, limit);
