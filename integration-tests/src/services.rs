@@ -150,6 +150,38 @@ pub async fn own_redis() -> Result<Redis, Error> {
     own().await
 }
 
+/// A private Redis that forgets everything when it ends, as many are run.
+///
+/// # Errors
+/// As [`own_postgres()`].
+pub async fn own_redis_without_persistence() -> Result<Redis, Error> {
+    required(redis::private(redis::Kind::Forgetful).await)
+}
+
+/// A private Redis, without persistence, whose wall clock [`Redis::move_clock`] moves; needs `libfaketime`.
+///
+/// # Errors
+/// As [`own_postgres()`].
+pub async fn own_redis_with_movable_clock() -> Result<Redis, Error> {
+    required(redis::private(redis::Kind::MovableClock).await)
+}
+
+/// The nodes of a private Redis cluster, without replicas and without persistence.
+///
+/// # Errors
+/// As [`own_postgres()`].
+pub async fn own_redis_cluster(nodes: usize) -> Result<Vec<Redis>, Error> {
+    required(redis::cluster(nodes).await)
+}
+
+/// A private Sentinel that watches `primary` as `main` and needs nobody's consent to fail over.
+///
+/// # Errors
+/// As [`own_postgres()`].
+pub async fn own_redis_sentinel(primary: &Redis) -> Result<Redis, Error> {
+    required(redis::sentinel(primary).await)
+}
+
 /// A PostgreSQL container of image `postgres:15`, or what `OUTBOX_TEST_POSTGRES_IMAGE` names.
 ///
 /// # Errors
@@ -253,10 +285,17 @@ async fn resolve<S: Service>(url: Option<String>) -> Result<S, Error> {
             announce(&format!("outbox-testing: {}: {}", S::NAME, service.describe()));
             Ok(service)
         }
-        Err(Error::Unavailable { service, reason }) if is_required(S::NAME) => {
+        Err(error) => required(Err(error)),
+    }
+}
+
+/// What cannot be had here and must be is an error of its own.
+fn required<T>(service: Result<T, Error>) -> Result<T, Error> {
+    match service {
+        Err(Error::Unavailable { service, reason }) if is_required(service) => {
             Err(Error::Required { service, reason })
         }
-        Err(error) => Err(error),
+        service => service,
     }
 }
 

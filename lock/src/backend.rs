@@ -1,5 +1,19 @@
 //! The contract of a lock service: grant, renew, release, and a hint that something was released.
 
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+pub mod lease;
+pub mod memory;
+#[cfg(feature = "mysql")]
+pub mod mysql;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(feature = "quorum")]
+pub mod quorum;
+#[cfg(feature = "redis")]
+pub mod redis;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+
 use std::any::Any;
 use std::fmt;
 use std::time::Duration;
@@ -26,6 +40,35 @@ pub enum Shape {
         /// How many holders there may be, at least 1.
         limit: u32,
     },
+}
+
+impl Shape {
+    /// Which holds of a key meet.
+    pub(crate) const fn class(self) -> Class {
+        match self {
+            Self::Exclusive => Class::Exclusive,
+            Self::Read | Self::Write => Class::ReadWrite,
+            Self::Permit { .. } => Class::Permit,
+        }
+    }
+
+    /// The stable lower-case name used in logs and metric labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Exclusive => "exclusive",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Permit { .. } => "permit",
+        }
+    }
+}
+
+/// The shapes of one class share a key's holders and line; classes of one key do not meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Class {
+    Exclusive,
+    ReadWrite,
+    Permit,
 }
 
 /// One question: may this owner hold this key for this long?
@@ -200,6 +243,22 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// See the trait.
     async fn leave(&self, key: &Key, owner: Owner, shape: Shape) -> Result<(), Error>;
+
+    /// Ends a hold and asks the next question, for a process that has the next waiter itself. Whoever stands
+    /// in the line before that waiter still goes first. By default a release and then an acquisition;
+    /// a backend overrides it to save a round trip.
+    ///
+    /// # Errors
+    /// Either answer may fail alone.
+    async fn hand_over(
+        &self,
+        hold: &Hold,
+        request: RequestId,
+        next: &Request,
+    ) -> (Result<Release, Error>, Result<Acquire, Error>) {
+        let released = self.release(hold, request).await;
+        (released, self.acquire(next).await)
+    }
 
     /// Listens for releases of `key`, on behalf of `owner` where the line says who is next. `None` where the
     /// service cannot tell. Listening again and again costs no connection each.

@@ -1,5 +1,8 @@
 //! Where fencing tokens come from, if not from the lock service.
 
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+mod database;
+
 use std::fmt;
 
 use async_trait::async_trait;
@@ -7,6 +10,9 @@ use async_trait::async_trait;
 use crate::error::Error;
 use crate::key::Key;
 use crate::token::FencingToken;
+
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+pub use database::DatabaseTokens;
 
 /// Mints fencing tokens elsewhere than at the lock service, usually in the database that checks them.
 ///

@@ -1,6 +1,5 @@
 //! What the relay reads from the database and what it writes back.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -76,12 +75,13 @@ pub struct ClaimRequest<'a> {
     pub lease: &'a Lease,
     /// Read rows above this position.
     pub above: Position,
-    /// At most this many of them.
+    /// At most this many rows, late and new ones together, the lowest first.
     pub limit: usize,
     /// At most about this many bytes of payload; at least one row is returned whatever its size.
     pub max_bytes: usize,
-    /// Positions at or below `above` known to be missing: read those that appeared meanwhile.
-    pub missing: &'a BTreeSet<Position>,
+    /// Positions at or below `above` known to be missing: rows that appeared there meanwhile are read too.
+    /// Inclusive ranges, ascending, apart from each other.
+    pub missing: &'a [(Position, Position)],
 }
 
 /// What one claim read.
@@ -89,10 +89,10 @@ pub struct ClaimRequest<'a> {
 pub struct Claim {
     /// Late and new rows, by position.
     pub records: Vec<Record>,
-    /// Every transaction below this id had ended before the read began; `None` where the database has no
-    /// such notion.
+    /// Every transaction below this id that can own a position had ended before the read began; `None` where
+    /// the database has no such notion.
     pub horizon: Option<TransactionId>,
-    /// There may be more rows above the last one (a limit was reached).
+    /// A limit was reached: there may be more rows above the last one, late ones or new ones.
     pub more: bool,
 }
 

@@ -81,7 +81,8 @@ pub trait Store: Send + Sync + 'static {
     /// Gives `leases` back so that another relay can take them at once. Leases that moved are left alone.
     async fn release(&self, leases: &[Lease]) -> Result<(), Error>;
 
-    /// Reads new rows above a position and late rows among the missing ones, in one snapshot, by position.
+    /// Reads new rows above a position and late rows in the missing ranges, in one snapshot, by position, the
+    /// lowest first where a limit cuts them off.
     ///
     /// A plain read: no lock, no write, safe to repeat.
     async fn claim(&self, request: ClaimRequest<'_>) -> Result<Claim, Error>;

@@ -1,16 +1,18 @@
 //! Redis: a numbered database and a key prefix per test.
 
+mod setup;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use deadpool_redis::redis::{self as client, aio::MultiplexedConnection};
-use nix::sys::signal::Signal;
 use url::Url;
 
-use super::local::{self, Account};
-use super::server::{Local, Origin, Server};
+use super::local;
+use super::server::{Origin, Server};
 use super::{Error, Service};
+pub(super) use setup::{Kind, cluster, private, sentinel};
 
 const NAME: &str = "redis";
 
@@ -34,6 +36,11 @@ impl Redis {
             self.url.host_str().unwrap_or("127.0.0.1"),
             self.url.port().unwrap_or(6379)
         )
+    }
+
+    /// `redis://HOST:PORT/`, the database numbered 0.
+    pub fn url(&self) -> &str {
+        self.url.as_str()
     }
 
     /// A keyspace for one test: an unused database number on a private server, and a unique key prefix, which
@@ -122,13 +129,10 @@ impl Redis {
         let Some(directory) = self.server.directory() else {
             return Ok(());
         };
-        let answer: Vec<String> = client::cmd("CONFIG")
-            .arg("GET")
-            .arg("dir")
-            .query_async(&mut connection)
+        let found = setup::directory_of(&mut connection)
             .await
             .map_err(Error::failed(NAME, "ask for its directory"))?;
-        if answer.get(1).map(PathBuf::from).as_deref() != Some(directory) {
+        if found.as_deref() != Some(directory) {
             return Err(Error::refused(
                 NAME,
                 format!("another server answers at {}", self.address()),
@@ -225,16 +229,7 @@ impl Service for Redis {
     }
 
     async fn from_binaries() -> Result<Self, Error> {
-        let mut attempt = 1;
-        loop {
-            match start().await {
-                Err(error @ Error::Failed { .. }) if attempt < local::START_ATTEMPTS => {
-                    crate::announce(&format!("outbox-testing: {error}; starting again"));
-                    attempt += 1;
-                }
-                other => return other,
-            }
-        }
+        private(Kind::Persistent).await
     }
 
     fn server_mut(&mut self) -> &mut Server {
@@ -244,45 +239,4 @@ impl Service for Redis {
     fn describe(&self) -> String {
         format!("{}, {}", self.found, self.address())
     }
-}
-
-async fn start() -> Result<Redis, Error> {
-    let Some(binary) = local::find("redis-server", &[], false) else {
-        let reason = "no `redis-server` in PATH (Debian: redis-server)";
-        return Err(Error::Unavailable {
-            service: NAME,
-            reason: reason.to_owned(),
-        });
-    };
-    let port = local::free_port(NAME)?;
-    let found = format!("private process, {}", binary.display());
-    let local = local::blocking(NAME, move || {
-        let account = Account::dropped_to(&["redis", "nobody"]);
-        let supervisor = local::supervise(NAME, account.as_ref())?;
-        let command = format!(
-            "{}{} --port {port} --bind 127.0.0.1 --dir {} --databases {DATABASES} --save '' --appendonly yes \
-             --appendfsync always --daemonize no",
-            local::as_account(account.as_ref()),
-            local::word(&binary),
-            local::word(supervisor.directory()),
-        );
-        Ok(Local::new(supervisor, command, Signal::SIGTERM))
-    })
-    .await?;
-    let url =
-        Url::parse(&format!("redis://127.0.0.1:{port}/")).map_err(Error::failed(NAME, "build a URL"))?;
-    let server = Server {
-        service: NAME,
-        origin: Origin::Local(local),
-        shared: false,
-    };
-    let redis = Redis {
-        server,
-        url,
-        found,
-        next: AtomicU32::new(0),
-    };
-    redis.server.start().await?;
-    redis.server.ready(|| redis.prove()).await?;
-    Ok(redis)
 }

@@ -1,6 +1,5 @@
 //! What a database under test offers, and what the scenarios do with it.
 
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -142,7 +141,7 @@ impl Stage {
 
     /// Claims up to 1,000 rows above `above`.
     pub async fn claim(&self, lease: &Lease, above: Position, missing: &[Position]) -> Claim {
-        let missing: BTreeSet<Position> = missing.iter().copied().collect();
+        let missing: Vec<_> = missing.iter().map(|position| (*position, *position)).collect();
         self.store
             .claim(ClaimRequest {
                 lease,

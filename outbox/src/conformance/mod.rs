@@ -37,6 +37,7 @@ macro_rules! conformance {
             claim::a_message_comes_back_as_it_was_enqueued,
             claim::rows_of_foreign_hands_become_messages_or_malformed_records,
             claim::late_rows_appear_through_the_missing_positions,
+            claim::limits_cut_late_rows_before_new_ones,
             claim::a_gap_is_dead_only_after_its_transaction_ended,
             claim::a_transaction_that_took_its_id_early_keeps_its_gap_alive,
             settle::published_rows_are_deleted_once,

@@ -8,7 +8,7 @@
 //! *after* the gap was seen (a settle's own id) is larger: the gap's *bound*. Once every transaction up to
 //! the bound has ended before a claim that asked for the gap, and the row was not there, it never comes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -18,10 +18,6 @@ use crate::record::{Position, TransactionId};
 /// Ranges kept apart; beyond it the two oldest become one. Chosen: 10,000 ranges take about 1 MiB, and a
 /// wider range only makes a claim read more rows that it knows.
 const MOST_RANGES: usize = 10_000;
-
-/// Positions asked for one by one in a claim; beyond it the claim starts below the lowest gap. Chosen: a
-/// list of 1,000 ids costs less than the claim itself.
-pub(super) const MOST_LISTED: u64 = 1_000;
 
 /// A gap without a bound on a database that has none is given up after this time; the sweep remains.
 /// Chosen: longer than most transactions.
@@ -33,6 +29,8 @@ pub(super) struct Gaps {
     ranges: BTreeMap<Position, Gap>,
     positions: u64,
     settles_sent: u64,
+    /// The bound that came last.
+    newest_bound: TransactionId,
     merged: bool,
 }
 
@@ -107,13 +105,13 @@ impl Gaps {
         self.merged = true;
     }
 
-    /// Removes a position that appeared.
-    pub(super) fn fill(&mut self, position: Position) {
+    /// Removes a position that appeared; says whether it was missing.
+    pub(super) fn fill(&mut self, position: Position) -> bool {
         let Some((&first, &gap)) = self.ranges.range(..=position).next_back() else {
-            return;
+            return false;
         };
         if gap.last < position {
-            return;
+            return false;
         }
         self.ranges.remove(&first);
         self.positions = self.positions.saturating_sub(1);
@@ -129,6 +127,16 @@ impl Gaps {
         if position < gap.last {
             self.ranges.insert(position + 1, gap);
         }
+        true
+    }
+
+    /// Forgets what is missing above `floor`: it is read as new.
+    pub(super) fn forget_above(&mut self, floor: Position) {
+        drop(self.ranges.split_off(&floor.saturating_add(1)));
+        if let Some(mut lowest) = self.ranges.last_entry() {
+            lowest.get_mut().last = lowest.get().last.min(floor);
+        }
+        self.count();
     }
 
     /// Counts a settle about to be sent and returns its number.
@@ -139,6 +147,13 @@ impl Gaps {
 
     /// Gives its bound to every gap seen before settle `number` was sent.
     pub(super) fn settled(&mut self, number: u64, bound: TransactionId) {
+        if bound < self.newest_bound {
+            // Ids went back: the database was restored. What they bounded has to be bounded anew.
+            for gap in self.ranges.values_mut().filter(|gap| gap.bound.is_some()) {
+                (gap.bound, gap.after) = (None, number);
+            }
+        }
+        self.newest_bound = bound;
         for gap in self.ranges.values_mut() {
             if gap.bound.is_none() && gap.after < number {
                 gap.bound = Some(bound);
@@ -155,6 +170,10 @@ impl Gaps {
             Some(horizon) => gap.bound.is_none_or(|bound| horizon <= bound),
             None => now.duration_since(gap.seen) < UNBOUNDED_LIFE,
         });
+        self.count();
+    }
+
+    fn count(&mut self) {
         self.positions = self
             .ranges
             .iter()
@@ -164,27 +183,16 @@ impl Gaps {
         }
     }
 
-    /// How the next claim asks for all gaps.
-    pub(super) fn ask(&self) -> Ask {
-        match self.ranges.first_key_value() {
-            Some((&lowest, _)) if self.merged || self.positions > MOST_LISTED => Ask::From(lowest),
-            _ => Ask::Listed(
-                self.ranges
-                    .iter()
-                    .flat_map(|(first, gap)| *first..=gap.last)
-                    .collect(),
-            ),
-        }
+    /// What is missing at or below `above`, as ascending ranges.
+    pub(super) fn up_to(&self, above: Position) -> Vec<(Position, Position)> {
+        let lower = self.ranges.range(..=above);
+        lower.map(|(first, gap)| (*first, gap.last.min(above))).collect()
     }
-}
 
-/// How a claim asks for the gaps.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Ask {
-    /// One by one.
-    Listed(BTreeSet<Position>),
-    /// By reading everything from this position on; rows known already are passed over.
-    From(Position),
+    /// Whether ranges may hold positions that were read, because there were too many to keep apart.
+    pub(super) fn hold_known_rows(&self) -> bool {
+        self.merged
+    }
 }
 
 #[cfg(test)]
@@ -194,10 +202,8 @@ mod tests {
     use super::*;
 
     fn listed(gaps: &Gaps) -> Vec<Position> {
-        match gaps.ask() {
-            Ask::Listed(positions) => positions.into_iter().collect(),
-            Ask::From(lowest) => panic!("asks from {lowest}"),
-        }
+        let ranges = gaps.up_to(Position::MAX);
+        ranges.iter().flat_map(|(first, last)| *first..=*last).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -236,10 +242,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_rolled_back_bulk_insert_is_one_range_read_from_its_start() {
+    async fn a_rolled_back_bulk_insert_is_one_range() {
         let mut gaps = Gaps::default();
         gaps.discover(7, 100_006, Instant::now());
-        assert_eq!(gaps.ask(), Ask::From(7));
+        assert_eq!(gaps.up_to(200_000), [(7, 100_006)]);
+        assert_eq!(gaps.up_to(50), [(7, 50)]);
+        assert_eq!(gaps.up_to(6), []);
         assert_eq!(gaps.positions(), 100_000);
     }
 
@@ -260,14 +268,43 @@ mod tests {
             gaps.discover(number * 3 + 1, number * 3 + 1, Instant::now());
         }
         assert_eq!(gaps.ranges.len(), MOST_RANGES);
-        assert_eq!(
-            gaps.ask(),
-            Ask::From(1),
-            "merged ranges hold known rows too: read, not listed"
-        );
+        assert!(gaps.hold_known_rows(), "merged ranges hold known rows too");
+        assert_eq!(gaps.up_to(Position::MAX)[0], (1, 1_501));
         let sent = gaps.settle_sent();
         gaps.settled(sent, 5);
         gaps.expire(Some(6), Instant::now());
+        assert!(gaps.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bounds_of_a_database_that_was_restored_since_are_taken_anew() {
+        let now = Instant::now();
+        let mut gaps = Gaps::default();
+        gaps.discover(4, 5, now);
+        let sent = gaps.settle_sent();
+        gaps.settled(sent, 1_000_000);
+        gaps.discover(9, 9, now);
+        let sent = gaps.settle_sent();
+        gaps.settled(sent, 500);
+        gaps.expire(Some(600), now);
+        assert_eq!(listed(&gaps), [4, 5], "its bound is of another time");
+        assert!(gaps.want_bound());
+        let sent = gaps.settle_sent();
+        gaps.settled(sent, 700);
+        gaps.expire(Some(701), now);
+        assert!(gaps.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_lies_above_a_lowered_floor_is_forgotten() {
+        let mut gaps = Gaps::default();
+        gaps.discover(1, 3, Instant::now());
+        gaps.discover(5, 90, Instant::now());
+        gaps.discover(95, 99, Instant::now());
+        gaps.forget_above(50);
+        assert_eq!(gaps.up_to(Position::MAX), [(1, 3), (5, 50)]);
+        assert_eq!(gaps.positions(), 49);
+        gaps.forget_above(0);
         assert!(gaps.is_empty());
     }
 

@@ -1,7 +1,5 @@
 //! Claim: what is read, in which order, and what is known of gaps.
 
-use std::collections::BTreeSet;
-
 use chrono::{SubsecRound, TimeDelta, Utc};
 
 use super::super::fixture::{Stage, eventually, message};
@@ -21,21 +19,26 @@ pub async fn rolled_back_rows_are_never_claimed(stage: Stage) {
     );
     business.rollback().await;
     stage.enqueue(vec![message("a", 2)]).await;
-    let claim = stage.claim(&lease, 0, &(1..100).collect::<Vec<_>>()).await;
-    assert!(numbers(&claim).iter().all(|n| *n == 2), "{claim:?}");
+    let claim = stage.claim(&lease, 0, &[]).await;
+    assert_eq!(numbers(&claim), [2]);
+    let claim = stage.claim(&lease, 100, &(1..100).collect::<Vec<_>>()).await;
+    assert_eq!(
+        numbers(&claim),
+        [2],
+        "a rolled-back row is in no missing range either"
+    );
 }
 
 /// Rows come in the order of their positions, none at or below the floor, no more than asked for.
 pub async fn rows_come_by_position_above_the_floor_up_to_the_limit(stage: Stage) {
     let lease = stage.lease().await;
     stage.enqueue((0..10).map(|n| message("a", n)).collect()).await;
-    let missing = BTreeSet::new();
     let request = |above, limit| ClaimRequest {
         lease: &lease,
         above,
         limit,
         max_bytes: usize::MAX,
-        missing: &missing,
+        missing: &[],
     };
     let first = stage.store.claim(request(0, 4)).await.unwrap();
     assert_eq!(numbers(&first), [0, 1, 2, 3]);
@@ -69,13 +72,12 @@ pub async fn bytes_bound_a_claim_but_never_below_one_row(stage: Stage) {
             sized(0),
         ])
         .await;
-    let missing = BTreeSet::new();
     let request = |above| ClaimRequest {
         lease: &lease,
         above,
         limit: 100,
         max_bytes: 1_000,
-        missing: &missing,
+        missing: &[],
     };
     let mut above = 0;
     let mut sizes = Vec::new();
@@ -195,6 +197,48 @@ pub async fn late_rows_appear_through_the_missing_positions(stage: Stage) {
     stage.enqueue(vec![message("b", 4)]).await;
     let claim = stage.claim(&lease, floor, &missing).await;
     assert_eq!(numbers(&claim), [1, 2, 4], "late and new rows, by position");
+}
+
+/// A bulk that commits below the floor comes in portions, the lowest first, before any newer row.
+pub async fn limits_cut_late_rows_before_new_ones(stage: Stage) {
+    if !stage.store.traits().late_rows {
+        println!("not applicable: commits are serial");
+        return;
+    }
+    let lease = stage.lease().await;
+    let mut slow = stage.fixture.begin().await;
+    slow.enqueue((0..10).map(|n| message("a", n)).collect()).await;
+    stage.enqueue(vec![message("b", 10)]).await;
+    let floor = positions(&stage.claim(&lease, 0, &[]).await)[0];
+    slow.commit().await;
+    stage.enqueue(vec![message("a", 11)]).await;
+    let request = |above, limit, max_bytes, missing| ClaimRequest {
+        lease: &lease,
+        above,
+        limit,
+        max_bytes,
+        missing,
+    };
+    let whole = [(1, floor - 1)];
+    let first = stage
+        .store
+        .claim(request(floor, 4, usize::MAX, &whole))
+        .await
+        .unwrap();
+    assert_eq!(numbers(&first), [0, 1, 2, 3]);
+    assert!(first.more);
+    let last = positions(&first)[3];
+    let rest = [(last + 1, floor - 1)];
+    let one = stage.store.claim(request(floor, 100, 1, &rest)).await.unwrap();
+    assert_eq!(numbers(&one), [4], "one row, whatever its bytes");
+    assert!(one.more);
+    let rest = stage
+        .store
+        .claim(request(floor, 100, usize::MAX, &rest))
+        .await
+        .unwrap();
+    assert_eq!(numbers(&rest), [4, 5, 6, 7, 8, 9, 11], "late rows, then new ones");
+    assert!(!rest.more);
 }
 
 /// The rule that drops a gap: `horizon > bound`, with the bound of a settle sent after the gap was seen.

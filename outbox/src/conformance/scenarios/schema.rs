@@ -90,14 +90,13 @@ pub async fn a_wait_ends_when_a_producer_commits(stage: Stage) {
         let begin = Instant::now();
         loop {
             store.wait(Duration::from_secs(10)).await.unwrap();
-            let missing = std::collections::BTreeSet::new();
             let claim = store
                 .claim(crate::record::ClaimRequest {
                     lease: &lease,
                     above: 0,
                     limit: 10,
                     max_bytes: usize::MAX,
-                    missing: &missing,
+                    missing: &[],
                 })
                 .await
                 .unwrap();
@@ -155,7 +154,6 @@ pub async fn a_restarted_server_heals_by_itself(stage: Stage) {
         return;
     }
     eventually("the store works again", async || {
-        let missing = std::collections::BTreeSet::new();
         let claim = stage
             .store
             .claim(crate::record::ClaimRequest {
@@ -163,7 +161,7 @@ pub async fn a_restarted_server_heals_by_itself(stage: Stage) {
                 above: 0,
                 limit: 10,
                 max_bytes: usize::MAX,
-                missing: &missing,
+                missing: &[],
             })
             .await;
         match claim {

@@ -1,6 +1,5 @@
 //! Reading: when to claim, what to ask for, and where the rows go.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -10,7 +9,6 @@ use tokio::time::Instant;
 use super::work::{self, ClaimCall, Read};
 use super::{STORE_RETRY, ShardTask};
 use crate::record::{Claim, Park, ParkState, Position, Record};
-use crate::relay::gaps::Ask;
 use crate::relay::keys::Admission;
 use crate::relay::lanes::{Item, Origin, Tag};
 use crate::relay::options::OnExpired;
@@ -42,6 +40,7 @@ pub(super) struct Reading {
     earliest: Instant,
     idle: Duration,
     sweep_at: Instant,
+    sweep: Sweep,
     failures: u32,
     /// Rows that the previous, dead relay may have had in flight and that are parked unseen.
     pub(super) suspects: usize,
@@ -57,10 +56,21 @@ impl Reading {
             idle: FIRST_POLL,
             // The first claim starts at the bottom anyway.
             sweep_at: now + IDLE_SWEEP,
+            sweep: Sweep::default(),
             failures: 0,
             suspects,
         }
     }
+}
+
+/// How far the comparison of the table with memory has come: a table that was restored has more unknown rows
+/// than fit into one claim.
+#[derive(Default)]
+struct Sweep {
+    /// It goes on above this position.
+    from: Position,
+    /// It found rows that nobody expected.
+    surprised: bool,
 }
 
 impl ShardTask {
@@ -103,19 +113,15 @@ impl ShardTask {
             above: self.floor,
             limit: options.batch_size,
             max_bytes: options.max_bytes.saturating_sub(self.bytes).max(1),
-            missing: BTreeSet::new(),
+            missing: Vec::new(),
             known: None,
             sweep: now >= self.reading.sweep_at,
         };
         if call.sweep {
-            call.above = 0;
-        } else {
-            match self.gaps.ask() {
-                Ask::Listed(missing) => call.missing = missing,
-                Ask::From(lowest) => call.above = lowest - 1,
-            }
+            call.above = self.reading.sweep.from;
         }
-        if call.above < self.floor {
+        call.missing = self.gaps.up_to(call.above);
+        if call.above < self.floor || self.gaps.hold_known_rows() {
             // Rows in memory are read again and passed over: there must be room for the others.
             let known = self.known();
             call.limit += known.len();
@@ -142,7 +148,11 @@ impl ShardTask {
                 self.ctx.status.works("claim");
                 let returned = claim.records.len();
                 let full = claim.more || returned >= call.limit;
+                let (more, last) = (claim.more, claim.records.last().map(|record| record.position));
                 let accepted = self.accept(&call, claim, now);
+                if call.sweep {
+                    self.swept(&call, if more { last } else { None }, last);
+                }
                 if self.reading.suspects > 0 && !full {
                     self.reading.suspects = 0;
                 }
@@ -172,7 +182,9 @@ impl ShardTask {
     ) {
         let options = &self.ctx.options;
         let reading = &mut self.reading;
-        if call.sweep {
+        if call.sweep && reading.sweep.from > 0 {
+            reading.sweep_at = now;
+        } else if call.sweep {
             let pause = if accepted == 0 && self.unsettled == 0 {
                 IDLE_SWEEP.min(options.sweep_interval)
             } else {
@@ -213,13 +225,14 @@ impl ShardTask {
         let mut late = 0;
         let expired_before = (self.ctx.options.on_expired != OnExpired::Publish).then(Utc::now);
         let mut found = Vec::new();
+        let last = claim.records.last().map(|record| record.position);
         for record in claim.records {
             let position = record.position;
             if position <= floor_before {
                 if call.known.as_ref().is_some_and(|known| known.contains(&position)) {
                     continue;
                 }
-                self.gaps.fill(position);
+                self.reading.sweep.surprised |= !self.gaps.fill(position);
                 late += 1;
             } else {
                 if tracks_gaps && position > self.floor + 1 {
@@ -231,8 +244,8 @@ impl ShardTask {
             self.unsettled += 1;
             self.accept_one(record, expired_before);
         }
-        // A read from below the gaps that stopped at its limit may not have reached all of them.
-        let saw_all_gaps = call.above >= floor_before || self.floor > floor_before || !claim.more;
+        // A read that stopped at its limit may not have reached all gaps.
+        let saw_all_gaps = !claim.more || last.is_some_and(|last| last >= floor_before);
         if saw_all_gaps && (claim.horizon.is_some() || !self.ctx.store.traits().horizon) {
             self.gaps.expire(claim.horizon, now);
         }
@@ -243,6 +256,27 @@ impl ShardTask {
             self.ctx.meters.late_rows.increment(late);
         }
         accepted
+    }
+
+    /// Goes on with a sweep above `next`, or ends it. After surprises the floor comes down to what there is:
+    /// a restored database hands out positions again that were read before.
+    fn swept(&mut self, call: &ClaimCall, next: Option<Position>, last: Option<Position>) {
+        let sweep = &mut self.reading.sweep;
+        if let Some(next) = next
+            && next < self.floor
+        {
+            sweep.from = next;
+            return;
+        }
+        let surprised = std::mem::take(sweep).surprised;
+        let known = call.known.iter().flatten().copied().max();
+        let floor = last.max(known).unwrap_or(call.above).max(call.above);
+        if surprised && floor < self.floor {
+            tracing::warn!(shard = %self.lease.shard, floor, was = self.floor,
+                "rows appeared at positions that were settled; was the database restored, or its sequence reset?");
+            self.floor = floor;
+            self.gaps.forget_above(floor);
+        }
     }
 
     fn accept_one(&mut self, record: Record, now: Option<chrono::DateTime<Utc>>) {

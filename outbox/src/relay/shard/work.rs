@@ -1,6 +1,6 @@
 //! The tasks of a shard: one database call or publish call each, and what it came back with.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub(super) struct ClaimCall {
     pub(super) above: Position,
     pub(super) limit: usize,
     pub(super) max_bytes: usize,
-    pub(super) missing: BTreeSet<Position>,
+    pub(super) missing: Vec<(Position, Position)>,
     /// Rows in memory when it was sent; `None`: it reads nothing that can be in memory.
     pub(super) known: Option<HashSet<Position>>,
     /// It compares the whole table with memory.

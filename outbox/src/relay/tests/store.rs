@@ -255,23 +255,19 @@ impl Store for TestStore {
 
     async fn claim(&self, request: ClaimRequest<'_>) -> Result<Claim, Error> {
         let tables = self.called("claim")?;
-        let visible = |position: &Position| {
-            let (transaction, message) = tables.rows.get(position)?;
-            (!tables.open.contains(transaction)).then(|| Record {
+        let ranges = request.missing.iter().copied();
+        let mut records: Vec<Record> = ranges
+            .chain([(request.above + 1, Position::MAX)])
+            .flat_map(|(first, last)| tables.rows.range(first..=last))
+            .filter(|(_, (transaction, _))| !tables.open.contains(transaction))
+            .take(request.limit + 1)
+            .map(|(position, (_, message))| Record {
                 position: *position,
                 message: message.clone(),
             })
-        };
-        let mut records: Vec<Record> = request.missing.iter().filter_map(visible).collect();
-        let above: Vec<Position> = tables
-            .rows
-            .range(request.above + 1..)
-            .map(|(position, _)| *position)
             .collect();
-        let mut new: Vec<Record> = above.iter().filter_map(visible).take(request.limit + 1).collect();
-        let more = new.len() > request.limit;
-        new.truncate(request.limit);
-        records.extend(new);
+        let more = records.len() > request.limit;
+        records.truncate(request.limit);
         let next = tables.last_transaction + 1;
         Ok(Claim {
             records,

@@ -1,20 +1,23 @@
 //! Reads rows: the horizon, then late and new rows in one statement, so in one snapshot.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use futures::{TryStreamExt, future};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error};
 
+use super::horizon;
 use super::rows::{MESSAGE, record};
 use crate::record::{Claim, ClaimRequest};
-use crate::store::decode::ranges;
 
-/// Every transaction below this id has ended.
-const HORIZON: &str = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint";
-
-/// Column of the payload in a claim's rows.
+/// Columns of a claim's rows: the payload, and whether it is larger than fits.
 const PAYLOAD: usize = 8;
+const BEYOND: usize = 11;
+
+/// Milliseconds between two questions for the open writers, while positions are missing. Chosen: it takes
+/// 0.2 ms of the database, and until the next one a few hundred gaps gather at most.
+const WRITERS_EVERY: u64 = 250;
 
 /// How the bytes of a claim are kept in bounds. A payload that does not fit comes as NULL; it and what
 /// follows is left to the next claim.
@@ -27,62 +30,90 @@ enum Bound {
     RunningSum,
 }
 
-/// Whether the last claim met a large payload, so that the next begins with the right bound.
-#[derive(Debug, Default)]
-pub(super) struct Large(AtomicBool);
+/// When a claim asks for more than the plain read.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// The last claim met a large payload: the next begins with the right bound.
+    large: AtomicBool,
+    begun: Instant,
+    /// Milliseconds from `begun` until the writers are asked for again.
+    writers_at: AtomicU64,
+}
 
-/// New rows above `$2`. No lock: one owner reads a shard.
-fn new_rows(bound: Bound) -> String {
-    let rows = format!("SELECT id, {MESSAGE} FROM outbox WHERE shard = $1 AND id > $2 ORDER BY id LIMIT $3");
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            large: AtomicBool::new(false),
+            begun: Instant::now(),
+            writers_at: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Pace {
+    /// Whether it is time to ask which transactions write to the outbox.
+    fn ask_for_writers(&self, request: &ClaimRequest<'_>) -> bool {
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if request.missing.is_empty() || now < self.writers_at.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.writers_at
+            .store(now.saturating_add(WRITERS_EVERY), Ordering::Relaxed);
+        true
+    }
+}
+
+/// New rows above `$2` and, with `late`, rows that appeared in missing ranges: one statement, so one
+/// snapshot, and the lowest first where a limit cuts them off. No lock: one owner reads a shard.
+fn rows(bound: Bound, late: bool) -> String {
+    let new = format!("SELECT id, {MESSAGE} FROM outbox WHERE shard = $1 AND id > $2 ORDER BY id LIMIT $3");
+    let rows = if late {
+        format!(
+            "(SELECT x.* FROM unnest($5::bigint[], $6::bigint[]) g (first, last) CROSS JOIN LATERAL \
+               (SELECT id, {MESSAGE} FROM outbox WHERE shard = $1 AND id BETWEEN g.first AND g.last \
+                ORDER BY id LIMIT $3) x \
+             UNION ALL ({new})) ORDER BY id LIMIT $3"
+        )
+    } else {
+        new
+    };
     let fitting = |condition: &str| {
         let payload = format!("CASE WHEN {condition} THEN payload END AS payload");
-        format!("id, {}", MESSAGE.replace("payload", &payload))
+        let columns = MESSAGE.replace("payload", &payload);
+        format!("id, {columns}, payload IS NOT NULL AND NOT ({condition})")
     };
     match bound {
         Bound::EachRow => format!(
-            "SELECT {} FROM ({rows}) r",
+            "SELECT {} FROM ({rows}) r ORDER BY id",
             fitting("octet_length(payload) <= $4")
         ),
         Bound::RunningSum => format!(
-            "SELECT {} FROM (SELECT *, sum(octet_length(payload)) OVER (ORDER BY id ROWS UNBOUNDED PRECEDING) \
-             AS bytes FROM ({rows}) r) r WHERE bytes - octet_length(payload) <= $4",
-            fitting("bytes <= $4 OR bytes = octet_length(payload)")
+            "SELECT {} FROM (SELECT *, coalesce(octet_length(payload), 0) AS size, \
+             sum(coalesce(octet_length(payload), 0)) OVER (ORDER BY id ROWS UNBOUNDED PRECEDING) \
+             AS bytes FROM ({rows}) r) r WHERE bytes - size <= $4 ORDER BY id",
+            fitting("bytes <= $4 OR bytes = size")
         ),
     }
 }
 
-/// Rows that appeared in ranges of positions known to be missing.
-fn late_rows() -> String {
-    format!(
-        "SELECT id, {MESSAGE} FROM unnest($5::bigint[], $6::bigint[]) g (first, last) \
-         JOIN outbox ON shard = $1 AND id BETWEEN g.first AND g.last"
-    )
-}
-
-pub(super) async fn claim(
-    client: &Client,
-    large: &Large,
-    request: &ClaimRequest<'_>,
-) -> Result<Claim, Error> {
-    if !large.0.load(Ordering::Relaxed) {
-        let share = request.max_bytes / request.limit.max(1);
-        let read = read(client, Bound::EachRow, share, request).await?;
-        large.0.store(read.cut, Ordering::Relaxed);
-        if read.new > 0 || !read.cut {
+pub(super) async fn claim(client: &Client, pace: &Pace, request: &ClaimRequest<'_>) -> Result<Claim, Error> {
+    let share = request.max_bytes / request.limit.max(1);
+    if !pace.large.load(Ordering::Relaxed) {
+        let read = read(client, Bound::EachRow, share, pace, request).await?;
+        pace.large.store(read.cut, Ordering::Relaxed);
+        if !read.claim.records.is_empty() || !read.cut {
             return Ok(read.claim);
         }
     }
-    let read = read(client, Bound::RunningSum, request.max_bytes, request).await?;
-    let share = request.max_bytes / request.limit.max(1);
-    large.0.store(read.cut || read.largest > share, Ordering::Relaxed);
+    let read = read(client, Bound::RunningSum, request.max_bytes, pace, request).await?;
+    pace.large
+        .store(read.cut || read.largest > share, Ordering::Relaxed);
     Ok(read.claim)
 }
 
 struct Read {
     claim: Claim,
-    /// Rows above the floor that are in the claim.
-    new: usize,
-    /// Bytes of the largest payload of these.
+    /// Bytes of the largest payload.
     largest: usize,
     /// A row was left out because of its size.
     cut: bool,
@@ -92,60 +123,51 @@ async fn read(
     client: &Client,
     bound: Bound,
     bytes: usize,
+    pace: &Pace,
     request: &ClaimRequest<'_>,
 ) -> Result<Read, Error> {
     let shard = request.lease.shard.0;
     let limit = i64::try_from(request.limit.max(1)).unwrap_or(i64::MAX);
     let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-    let (first, last): (Vec<i64>, Vec<i64>) = ranges(request.missing.iter().copied()).into_iter().unzip();
+    let (first, last): (Vec<i64>, Vec<i64>) = request.missing.iter().copied().unzip();
     let mut parameters: Vec<(&(dyn ToSql + Sync), Type)> = vec![
         (&shard, Type::INT2),
         (&request.above, Type::INT8),
         (&limit, Type::INT8),
         (&bytes, Type::INT8),
     ];
-    let statement = if first.is_empty() {
-        format!("{} ORDER BY id", new_rows(bound))
-    } else {
+    if !first.is_empty() {
         parameters.push((&first, Type::INT8_ARRAY));
         parameters.push((&last, Type::INT8_ARRAY));
-        format!("{} UNION ALL {} ORDER BY 1", new_rows(bound), late_rows())
-    };
+    }
+    let statement = rows(bound, !first.is_empty());
     // Polled in this order, so sent in this order, in one flush.
     let (horizon, rows) = future::join(
-        client.query_typed_one(HORIZON, &[]),
+        horizon::read(client, pace.ask_for_writers(request)),
         client.query_typed_raw(&statement, parameters),
     )
     .await;
-    let horizon: i64 = horizon?.try_get(0)?;
-    let mut rows = std::pin::pin!(rows?);
     let mut read = Read {
         claim: Claim {
             records: Vec::with_capacity(request.limit.min(10_000)),
-            horizon: u64::try_from(horizon).ok(),
+            horizon: horizon?,
             more: false,
         },
-        new: 0,
         largest: 0,
         cut: false,
     };
+    let mut rows = std::pin::pin!(rows?);
     while let Some(row) = rows.try_next().await? {
-        let position: i64 = row.try_get(0)?;
-        if position > request.above {
-            match row.try_get::<_, Option<&[u8]>>(PAYLOAD)? {
-                Some(payload) if !read.cut => {
-                    read.new += 1;
-                    read.largest = read.largest.max(payload.len());
-                }
-                _ => {
-                    read.cut = true; // the rest of the rows is drained and read again by the next claim
-                    continue;
-                }
-            }
+        read.cut |= row.try_get::<_, Option<bool>>(BEYOND)?.unwrap_or(false);
+        if read.cut {
+            continue; // the rest of the rows is drained and read again by the next claim
         }
+        let payload = row.try_get::<_, Option<&[u8]>>(PAYLOAD)?;
+        read.largest = read.largest.max(payload.map_or(0, <[u8]>::len));
         read.claim.records.push(record(&row)?);
     }
     // A row that exceeds the bound alone hides the rows after it.
-    read.claim.more = read.cut || read.new == request.limit.max(1) || read.largest > request.max_bytes;
+    read.claim.more =
+        read.cut || read.claim.records.len() >= request.limit.max(1) || read.largest > request.max_bytes;
     Ok(read)
 }

@@ -9,7 +9,8 @@
 //!
 //! # Gaps
 //! Transactions commit out of the order of their positions. [`Claim::horizon`] is the oldest transaction
-//! that was running before the read, [`Settled::bound`] the id of the settling transaction: a position that
+//! that was running before the read (every quarter of a second, while positions are missing, the oldest that
+//! had written to the outbox, so that strangers cannot hold it back), [`Settled::bound`] the id of the settling transaction: a position that
 //! was missing when that settle was sent belongs to a transaction below the bound, so it is dead once the
 //! horizon has passed the bound.
 //!
@@ -31,6 +32,7 @@ mod check;
 mod claim;
 mod config;
 mod error;
+mod horizon;
 mod lease;
 mod listen;
 mod notifier;
@@ -50,7 +52,7 @@ pub struct PostgresStore {
     pool: Pool,
     listener: Arc<listen::Listener>,
     config: Arc<PostgresConfig>,
-    large: Arc<claim::Large>,
+    pace: Arc<claim::Pace>,
 }
 
 impl std::fmt::Debug for PostgresStore {
@@ -72,7 +74,7 @@ impl PostgresStore {
             pool: Pool::new(&config)?,
             listener: Arc::new(listen::Listener::new(&config)?),
             config: Arc::new(config),
-            large: Arc::default(),
+            pace: Arc::default(),
         };
         let session = store.session("connect").await?;
         session.end(Ok(Ok(())))?;
@@ -150,7 +152,7 @@ impl Store for PostgresStore {
         let session = self.session("claim").await?;
         let claim = timeout(
             self.config.statement_timeout,
-            claim::claim(session.client(), &self.large, &request),
+            claim::claim(session.client(), &self.pace, &request),
         )
         .await;
         let claim = session.end(claim)?;

@@ -4,7 +4,6 @@ use diesel::prelude::*;
 
 use super::tables::{HotRow, outbox};
 use crate::record::{Claim, ClaimRequest, Position, Record};
-use crate::store::decode::ranges;
 
 /// A claim request that can move to another thread.
 #[derive(Debug)]
@@ -23,52 +22,49 @@ impl Read {
             above: request.above,
             limit: request.limit.max(1),
             max_bytes: request.max_bytes,
-            missing: ranges(request.missing.iter().copied()),
+            missing: request.missing.to_vec(),
         }
     }
 
     pub(super) fn run(&self, connection: &mut SqliteConnection) -> QueryResult<Claim> {
         connection.transaction(|connection| {
-            let mut records = Vec::new();
-            for (first, last) in &self.missing {
-                let late = outbox::table
-                    .filter(outbox::shard.eq(self.shard).and(outbox::id.between(first, last)))
-                    .order(outbox::id)
-                    .select(HotRow::as_select())
-                    .load_iter(connection)?;
-                for row in late {
-                    records.push(row?.record());
+            let mut claim = Claim::default();
+            let mut bytes = 0;
+            // Missing ranges lie at or below `above`: read in this order, rows come by position.
+            let above = (self.above.saturating_add(1), Position::MAX);
+            for range in self.missing.iter().copied().chain([above]) {
+                if self.rows(connection, range, &mut claim.records, &mut bytes)? {
+                    claim.more = true;
+                    break;
                 }
             }
-            let more = self.new_rows(connection, &mut records)?;
-            Ok(Claim {
-                records,
-                horizon: None,
-                more,
-            })
+            Ok(claim)
         })
     }
 
-    /// Appends rows above the position, at least one, until a limit is reached; says whether one was.
-    fn new_rows(&self, connection: &mut SqliteConnection, records: &mut Vec<Record>) -> QueryResult<bool> {
-        let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
+    /// Appends the rows of a range, at least one in all, until a limit is reached; says whether one was.
+    fn rows(
+        &self,
+        connection: &mut SqliteConnection,
+        (first, last): (Position, Position),
+        records: &mut Vec<Record>,
+        bytes: &mut usize,
+    ) -> QueryResult<bool> {
+        let room = i64::try_from(self.limit - records.len()).unwrap_or(i64::MAX);
         let rows = outbox::table
-            .filter(outbox::shard.eq(self.shard).and(outbox::id.gt(self.above)))
+            .filter(outbox::shard.eq(self.shard).and(outbox::id.between(first, last)))
             .order(outbox::id)
-            .limit(limit)
+            .limit(room)
             .select(HotRow::as_select())
             .load_iter(connection)?;
-        let mut bytes = 0;
-        let mut count = 0;
         for row in rows {
             let row = row?;
-            bytes += row.payload.len();
-            if count > 0 && bytes > self.max_bytes {
+            *bytes += row.payload.len();
+            if !records.is_empty() && *bytes > self.max_bytes {
                 return Ok(true);
             }
             records.push(row.record());
-            count += 1;
         }
-        Ok(count == self.limit)
+        Ok(records.len() >= self.limit)
     }
 }

@@ -1,0 +1,181 @@
+//! A lock service with faults on demand, around the in-process one.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use outbox_lock::{
+    Acquire, Backend, Capabilities, Error, ErrorKind, FencingToken, Hold, Key, Lock, Locks, LocksBuilder,
+    MemoryBackend, Owner, Release, Remint, Renew, Request, RequestId, Shape, Wake,
+};
+use tokio::time::sleep;
+
+pub(crate) const MS: Duration = Duration::from_millis(1);
+pub(crate) const S: Duration = Duration::from_secs(1);
+
+/// What happens to one kind of call.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Fault {
+    /// How long the request is on its way.
+    pub(crate) before: Duration,
+    /// How long the answer is on its way.
+    pub(crate) after: Duration,
+    /// The request does not arrive.
+    pub(crate) lost: bool,
+    /// The answer does not arrive.
+    pub(crate) swallowed: bool,
+    /// Neither an answer nor an error comes.
+    pub(crate) hangs: bool,
+}
+
+/// The in-process service with faults. Clones share service and faults.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Faulty {
+    pub(crate) service: MemoryBackend,
+    faults: Arc<Mutex<HashMap<&'static str, Fault>>>,
+    calls: Arc<Mutex<HashMap<&'static str, u64>>>,
+    deaf: Arc<AtomicBool>,
+    renewed: Arc<AtomicU64>,
+}
+
+impl Faulty {
+    pub(crate) fn set(&self, operation: &'static str, fault: Fault) {
+        self.faults.lock().unwrap().insert(operation, fault);
+    }
+
+    pub(crate) fn heal(&self) {
+        self.faults.lock().unwrap().clear();
+    }
+
+    /// Wakes do not arrive any more.
+    pub(crate) fn deafen(&self) {
+        self.deaf.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn calls(&self, operation: &str) -> u64 {
+        self.calls.lock().unwrap().get(operation).copied().unwrap_or(0)
+    }
+
+    /// How many holds were named in renewals.
+    pub(crate) fn renewed(&self) -> u64 {
+        self.renewed.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn builder(&self) -> LocksBuilder {
+        Locks::builder(Arc::new(self.clone()))
+    }
+
+    pub(crate) async fn locks(&self) -> Locks {
+        self.builder().build().await.unwrap()
+    }
+
+    /// Whether anybody may have the key now.
+    pub(crate) async fn is_free(&self, key: &str) -> bool {
+        let request = Request {
+            key: Key::new(key).unwrap(),
+            owner: Owner::new(),
+            shape: Shape::Exclusive,
+            ttl: S,
+            place: None,
+        };
+        let free = matches!(
+            self.service.acquire(&request).await.unwrap(),
+            Acquire::Granted { .. }
+        );
+        let Request {
+            key, owner, shape, ..
+        } = request;
+        self.service.leave(&key, owner, shape).await.unwrap();
+        free
+    }
+
+    async fn through<T>(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        *self.calls.lock().unwrap().entry(operation).or_default() += 1;
+        let fault = self
+            .faults
+            .lock()
+            .unwrap()
+            .get(operation)
+            .copied()
+            .unwrap_or_default();
+        let unavailable = |context| Err(Error::new(ErrorKind::Unavailable, operation, context));
+        if fault.hangs {
+            std::future::pending::<()>().await;
+        }
+        if !fault.before.is_zero() {
+            sleep(fault.before).await;
+        }
+        if fault.lost {
+            return unavailable("the request did not arrive");
+        }
+        let answer = call.await;
+        if !fault.after.is_zero() {
+            sleep(fault.after).await;
+        }
+        if fault.swallowed {
+            return unavailable("the answer did not arrive");
+        }
+        answer
+    }
+}
+
+#[async_trait]
+impl Backend for Faulty {
+    fn name(&self) -> &'static str {
+        "faulty"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.service.capabilities()
+    }
+
+    async fn check(&self) -> Result<Vec<String>, Error> {
+        self.service.check().await
+    }
+
+    async fn acquire(&self, request: &Request) -> Result<Acquire, Error> {
+        self.through("acquire", self.service.acquire(request)).await
+    }
+
+    async fn renew(&self, holds: &[(Hold, Duration)]) -> Vec<Result<Renew, Error>> {
+        self.renewed.fetch_add(holds.len() as u64, Ordering::SeqCst);
+        let call = async { Ok(self.service.renew(holds).await) };
+        match self.through("renew", call).await {
+            Ok(answers) => answers,
+            Err(_) => holds
+                .iter()
+                .map(|_| Err(Error::new(ErrorKind::Unavailable, "renew", "no answer")))
+                .collect(),
+        }
+    }
+
+    async fn release(&self, hold: &Hold, request: RequestId) -> Result<Release, Error> {
+        self.through("release", self.service.release(hold, request)).await
+    }
+
+    async fn leave(&self, key: &Key, owner: Owner, shape: Shape) -> Result<(), Error> {
+        self.through("leave", self.service.leave(key, owner, shape)).await
+    }
+
+    async fn listen(&self, key: &Key, owner: Owner, shape: Shape) -> Result<Option<Wake>, Error> {
+        let call = self.service.listen(key, owner, shape);
+        let wake = self.through("listen", call).await?;
+        Ok(wake.filter(|_| !self.deaf.load(Ordering::SeqCst)))
+    }
+
+    async fn remint(&self, hold: &Hold, above: FencingToken) -> Result<Remint, Error> {
+        self.through("remint", self.service.remint(hold, above)).await
+    }
+}
+
+/// The lock of this name.
+pub(crate) fn lock(locks: &Locks, key: &str) -> Lock {
+    locks.lock(key).unwrap()
+}
