@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
+use outbox_lock::QuorumBackend;
 use outbox_lock::conformance::Fixture;
-use outbox_lock::quorum::QuorumLocks;
-use outbox_lock::redis::{RedisConfig, RedisLocks};
 use outbox_lock::{Backend, Capabilities};
+use outbox_lock::{RedisBackend, RedisConfig};
 use outbox_testing::services;
 use tokio::sync::OnceCell;
 
@@ -55,7 +55,7 @@ mod one_server {
         let server = services::redis().await.map_err(|error| reason(&error))?;
         Ok(Servers {
             urls: vec![server.database().await.unwrap().url().to_owned()],
-            backend: |urls| Arc::new(RedisLocks::new(RedisConfig::node(&urls[0])).unwrap()),
+            backend: |urls| Arc::new(RedisBackend::new(RedisConfig::node(&urls[0])).unwrap()),
             claims: REDIS,
         })
     }
@@ -73,7 +73,7 @@ mod cluster {
         let nodes = nodes.as_ref().map_err(reason)?;
         Ok(Servers {
             urls: nodes.iter().map(|node| node.url().to_owned()).collect(),
-            backend: |urls| Arc::new(RedisLocks::new(RedisConfig::cluster(urls)).unwrap()),
+            backend: |urls| Arc::new(RedisBackend::new(RedisConfig::cluster(urls)).unwrap()),
             claims: REDIS,
         })
     }
@@ -93,7 +93,7 @@ mod quorum {
         }
         Ok(Servers {
             urls,
-            backend: |urls| Arc::new(QuorumLocks::new(urls.iter().map(RedisConfig::node)).unwrap()),
+            backend: |urls| Arc::new(QuorumBackend::new(urls.iter().map(RedisConfig::node)).unwrap()),
             claims: QUORUM,
         })
     }

@@ -32,9 +32,9 @@ pub use backend::mysql::MysqlBackend;
 #[cfg(feature = "postgres")]
 pub use backend::postgres::PostgresBackend;
 #[cfg(feature = "quorum")]
-pub use backend::quorum;
+pub use backend::quorum::QuorumBackend;
 #[cfg(feature = "redis")]
-pub use backend::redis;
+pub use backend::redis::{RedisBackend, RedisConfig, Replicas};
 #[cfg(feature = "sqlite")]
 pub use backend::sqlite::SqliteBackend;
 pub use backend::{Acquire, Backend, Capabilities, Hold, Release, Remint, Renew, Request, Shape, Wake};

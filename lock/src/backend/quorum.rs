@@ -13,11 +13,11 @@
 //!   again at once: with one such server and one that was never asked, a second majority exists. Run the
 //!   servers with `appendonly yes` and `appendfsync always`, or keep a restarted one away for the longest
 //!   ttl.
-//! - **Its tokens grow only while a majority keeps its counters.** Before a grant counts, its token, the
-//!   greatest that any server of the majority minted, is written to a majority; so the next majority
-//!   meets it. A majority that lost its counters starts again from 1. The database refuses such tokens, and the
-//!   holder asks for a higher one; to be rid of the case, let tokens come from the database
-//!   ([`TokenSource`](crate::TokenSource)).
+//! - **Its tokens grow only while a majority keeps its counters, or its clocks do not go back.** Before a grant
+//!   counts, its token, the greatest that any server of the majority minted, is written to a majority; so
+//!   the next majority meets it. A majority that lost its counters goes on from its clocks. Should a token go
+//!   back nevertheless, the database refuses it, and the holder asks for a higher one; to be rid of the
+//!   case, let tokens come from the database ([`TokenSource`](crate::TokenSource)).
 //! - **Nothing about order.** There is no line of waiters: two that ask at once may both get a
 //!   minority, take it back, and try again after a random pause. Permits are refused: three servers that
 //!   each keep a limit do not keep it together.
@@ -34,7 +34,7 @@ use rand::Rng as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::redis::{RedisConfig, RedisLocks};
+use super::redis::{RedisBackend, RedisConfig};
 use super::{Acquire, Backend, Capabilities, Hold, Release, Remint, Renew, Request, Shape, Wake};
 use crate::{Error, ErrorKind, FencingToken, Key, Owner, RequestId};
 
@@ -51,21 +51,21 @@ const SPLIT_VOTE_MS: std::ops::Range<u64> = 5..40;
 
 /// Locks kept by a majority of independent Redis servers.
 #[derive(Debug, Clone)]
-pub struct QuorumLocks {
-    nodes: Arc<[RedisLocks]>,
+pub struct QuorumBackend {
+    nodes: Arc<[RedisBackend]>,
 }
 
-impl QuorumLocks {
+impl QuorumBackend {
     /// Checks the settings; does no I/O. The time limit of each server is its own
     /// [`RedisConfig::response_timeout`]: shorten it, since the slowest answer is waited for.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`]: fewer than three servers, an even number, or settings that [`RedisLocks::new`]
+    /// [`ErrorKind::Invalid`]: fewer than three servers, an even number, or settings that [`RedisBackend::new`]
     /// refuses.
     pub fn new(nodes: impl IntoIterator<Item = RedisConfig>) -> Result<Self, Error> {
         let nodes = nodes
             .into_iter()
-            .map(RedisLocks::new)
+            .map(RedisBackend::new)
             .collect::<Result<Vec<_>, _>>()?;
         if nodes.len() < 3 || nodes.len().is_multiple_of(2) {
             return Err(Error::new(
@@ -85,21 +85,13 @@ impl QuorumLocks {
         self.nodes.len() / 2 + 1
     }
 
-    /// Raises the token to `token` on the servers that have a lower one, as long as we hold there. Returns on
-    /// how many it stands.
+    /// Makes the token known where a lower one was minted. Returns on how many servers it stands.
     async fn settle(&self, hold: &Hold, granted: &[(usize, FencingToken)]) -> usize {
         let each = granted.iter().map(|(at, token)| async move {
-            if *token >= hold.token {
-                return true;
+            match self.nodes.get(*at) {
+                Some(node) if *token < hold.token => node.adopt(hold).await.is_ok(),
+                node => node.is_some(),
             }
-            // One below: the server counts up by one.
-            let Some(below) = FencingToken::new(hold.token.get() - 1) else {
-                return false;
-            };
-            let Some(node) = self.nodes.get(*at) else {
-                return false;
-            };
-            matches!(node.remint(hold, below).await, Ok(Remint::Minted(token)) if token >= hold.token)
         });
         join_all(each).await.into_iter().filter(|stands| *stands).count()
     }
@@ -115,7 +107,7 @@ impl QuorumLocks {
 
     /// Lets a server that forgot the lease have its part again, so that restarts do not thin the quorum until
     /// a renewal fails.
-    async fn mend(&self, node: &RedisLocks, hold: &Hold, ttl: Duration) {
+    async fn mend(&self, node: &RedisBackend, hold: &Hold, ttl: Duration) {
         let request = Request {
             key: hold.key.clone(),
             owner: hold.owner,
@@ -123,12 +115,9 @@ impl QuorumLocks {
             ttl,
             place: None,
         };
-        if let Ok(Acquire::Granted { token }) = node.acquire(&request).await
-            && token < hold.token
-            && let Some(below) = FencingToken::new(hold.token.get() - 1)
-        {
+        if let Ok(Acquire::Granted { .. }) = node.acquire(&request).await {
             // Were it lost as well, the next renewal would find it.
-            let _ = node.remint(hold, below).await;
+            let _ = node.adopt(hold).await;
         }
     }
 
@@ -181,7 +170,7 @@ impl QuorumLocks {
 }
 
 #[async_trait]
-impl Backend for QuorumLocks {
+impl Backend for QuorumBackend {
     fn name(&self) -> &'static str {
         "quorum"
     }
@@ -197,7 +186,7 @@ impl Backend for QuorumLocks {
     }
 
     async fn check(&self) -> Result<Vec<String>, Error> {
-        let checked = join_all(self.nodes.iter().map(RedisLocks::check)).await;
+        let checked = join_all(self.nodes.iter().map(RedisBackend::check)).await;
         let (mut warnings, mut down) = (Vec::new(), Vec::new());
         for (at, checked) in checked.into_iter().enumerate() {
             match checked {

@@ -39,7 +39,7 @@ pub(super) struct Calls {
     pub(super) publish: &'static str,
     /// How long a release is remembered.
     pub(super) latch: Duration,
-    pub(super) counter_retention: Option<Duration>,
+    pub(super) counter_retention: Duration,
 }
 
 impl Calls {
@@ -132,7 +132,8 @@ impl Calls {
         }
     }
 
-    pub(super) fn remint(&self, hold: &Hold, above: FencingToken) -> Call {
+    /// A token above `above`, or, if `exact`, that very one.
+    pub(super) fn remint(&self, hold: &Hold, above: FencingToken, exact: bool) -> Call {
         let mut keys = self.hold_keys(&hold.key, hold.shape);
         keys.push(self.names(&hold.key, hold.shape).counter());
         let arguments = vec![
@@ -140,6 +141,7 @@ impl Calls {
             above.to_string(),
             self.retention(),
             letter(hold.shape).to_owned(),
+            if exact { "1" } else { "0" }.to_owned(),
         ];
         Call {
             script: &scripts(hold.shape).remint,
@@ -166,8 +168,7 @@ impl Calls {
     }
 
     fn retention(&self) -> String {
-        self.counter_retention
-            .map_or_else(|| "0".to_owned(), milliseconds)
+        milliseconds(self.counter_retention)
     }
 }
 

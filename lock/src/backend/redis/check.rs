@@ -9,7 +9,7 @@ use deadpool_redis::redis::{ConnectionInfo, RedisError, RedisResult, cmd};
 use super::config::{RedisConfig, Topology};
 use super::error::{failed, silent};
 use super::link::Target;
-use super::{PREFIX_BYTES, RedisLocks, Shared};
+use super::{PREFIX_BYTES, RedisBackend, Shared};
 use crate::backend::{Backend as _, Hold, Shape};
 use crate::{Error, ErrorKind, FencingToken, Key, Owner};
 
@@ -23,12 +23,9 @@ pub(super) fn settings(config: &RedisConfig) -> Result<(), Error> {
     if config.response_timeout.is_zero() || config.connect_timeout.is_zero() {
         return wrong("response_timeout and connect_timeout must be longer than zero");
     }
-    if config
-        .counter_retention
-        .is_some_and(|retention| retention < Duration::from_secs(1))
-    {
+    if config.counter_retention < Duration::from_secs(1) {
         return wrong(
-            "counter_retention must be a second at least, and should be longer than a key is left alone",
+            "counter_retention must be a second at least, and should be longer than clocks are set back by",
         );
     }
     let is_empty = match &config.topology {
@@ -57,7 +54,7 @@ pub(super) fn settings(config: &RedisConfig) -> Result<(), Error> {
 }
 
 /// Looks at each server that was named, then runs a script on a key that nobody locks.
-pub(super) async fn check(locks: &RedisLocks, shared: &Shared) -> Result<Vec<String>, Error> {
+pub(super) async fn check(locks: &RedisBackend, shared: &Shared) -> Result<Vec<String>, Error> {
     let mut warnings = Vec::new();
     match shared.dialer.target() {
         Target::Node(node) => look(shared, node, Expected::Node, &mut warnings).await?,
@@ -215,7 +212,7 @@ fn forbidden(error: RedisError, what: &str, warnings: &mut Vec<String>) -> Resul
 }
 
 /// Scripts must be allowed, and our keys. Renewing what nobody holds changes nothing.
-async fn try_a_script(locks: &RedisLocks) -> Result<(), Error> {
+async fn try_a_script(locks: &RedisBackend) -> Result<(), Error> {
     let (Ok(key), Some(token)) = (Key::new("check"), FencingToken::new(1)) else {
         return Ok(());
     };

@@ -21,11 +21,10 @@ pub struct RedisConfig {
     /// Whether a grant counts only when replicas have it. Default none: a failover may forget a grant, and
     /// the fencing token keeps the database right all the same.
     pub replicas: Option<Replicas>,
-    /// How long after its last grant a key's fence counter is kept. Default none, for ever: about 100 bytes a
-    /// key that was ever locked. A counter that is gone starts at 1, which the database refuses until the
-    /// token is minted anew above what it has seen; so choose this longer than a key is left alone. Costs one
-    /// more command a grant.
-    pub counter_retention: Option<Duration>,
+    /// How long after its last grant a key's fence counter is kept. Default one day: chosen, longer than any
+    /// clock is set back by. Tokens follow the server's clock, so a key whose counter is gone goes on
+    /// above its old tokens all the same.
+    pub counter_retention: Duration,
 }
 
 /// How many replicas must have a grant (`WAIT`).
@@ -95,7 +94,7 @@ impl RedisConfig {
             response_timeout: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(1),
             replicas: None,
-            counter_retention: None,
+            counter_retention: Duration::from_secs(24 * 60 * 60),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Redis: one server, Sentinels or a cluster.
 //!
 //! ```no_run
-//! use outbox_lock::redis::{RedisConfig, RedisLocks};
+//! use outbox_lock::{RedisBackend, RedisConfig};
 //!
 //! # fn main() -> Result<(), outbox_lock::Error> {
-//! let backend = RedisLocks::new(RedisConfig::node("redis://127.0.0.1:6379"))?;
+//! let backend = RedisBackend::new(RedisConfig::node("redis://127.0.0.1:6379"))?;
 //! # Ok(())
 //! # }
 //! ```
@@ -18,7 +18,7 @@
 //! | Redis key | holds | lives |
 //! |---|---|---|
 //! | `lock:{order:42}:x` | `owner:token` of the one holder | the ttl |
-//! | `lock:{order:42}:fence` | the last token, for every kind of hold | for ever, or [`RedisConfig::counter_retention`] |
+//! | `lock:{order:42}:fence` | the last token, for every kind of hold | [`RedisConfig::counter_retention`] |
 //! | `lock:{order:42}:x:line`, `:until` | the places of fair waiters, and when each expires | the longest place |
 //! | `lock:{order:42}:x:REQUEST` | that this release was carried out, for whoever repeats it | [`latch`](#repeated-calls) |
 //! | `lock:{order:42}:rw`, `:p` | readers and writers, permits: each holder with the end of its hold | the longest hold |
@@ -33,13 +33,18 @@
 //! early, moved back it makes them last. The holder notices neither by itself; the fencing token keeps
 //! what it writes from doing harm.
 //!
-//! # The counter is not the authority
+//! # Tokens
 //!
-//! `INCR` gives each grant a greater token while Redis keeps its memory. A restart without persistence, a
-//! failover to a replica that lagged, an eviction or `FLUSHALL` loses it, and it starts again at 1 or at a
-//! number already given out. So the database row is the authority: it refuses what is smaller than it
-//! has seen, also from a rightful holder, who then asks for a token above it (`remint`); the counter goes
-//! on from there.
+//! A token is the server's clock in microseconds, or one more than the key's last token where that is
+//! greater. The counter alone (`INCR`) would begin again at 1, or at numbers already given out, after a
+//! restart without persistence, a failover to a replica that lagged, an eviction or `FLUSHALL`: a paused
+//! old holder and its successor would have the same token, and the database could not tell them apart. The
+//! clock alone would go back when it is set back. Only both at once can make tokens go back.
+//!
+//! So the database row stays the authority: it refuses what is smaller than it has seen, also from a
+//! rightful holder, who then asks for a token above it (`remint`); the counter goes on from there. To be rid
+//! of the last case, let tokens come from the database ([`TokenSource`](crate::TokenSource)). The counter may
+//! expire, so that keys that nobody locks any more leave nothing behind.
 //!
 //! # Repeated calls
 //!
@@ -98,7 +103,7 @@ const PREFIX_BYTES: usize = 64;
 ///
 /// Cheap to clone; clones share the connections. They are made at the first call that needs them.
 #[derive(Debug, Clone)]
-pub struct RedisLocks {
+pub struct RedisBackend {
     shared: Arc<Shared>,
 }
 
@@ -114,7 +119,7 @@ struct Shared {
     feed: Feed,
 }
 
-impl RedisLocks {
+impl RedisBackend {
     /// Checks the settings; does no I/O.
     ///
     /// # Errors
@@ -160,6 +165,14 @@ impl RedisLocks {
     ) -> impl Send + Sync + 'static {
         let channel = self.shared.calls.channel(key, shape);
         self.shared.feed.listen(channel, owner, count)
+    }
+
+    /// Gives the hold the token that another server minted, and lets later ones be greater, also when the
+    /// hold is gone.
+    #[cfg(feature = "quorum")]
+    pub(crate) async fn adopt(&self, hold: &Hold) -> Result<(), Error> {
+        let call = self.shared.calls.remint(hold, hold.token, true);
+        self.run("acquire", &call).await.map(drop)
     }
 
     async fn run(&self, operation: &'static str, call: &Call) -> Result<Value, Error> {
@@ -215,7 +228,7 @@ impl RedisLocks {
 }
 
 #[async_trait]
-impl Backend for RedisLocks {
+impl Backend for RedisBackend {
     fn name(&self) -> &'static str {
         "redis"
     }
@@ -322,14 +335,17 @@ impl Backend for RedisLocks {
                 "there is no token above the largest",
             ));
         }
-        match self.run("remint", &self.shared.calls.remint(hold, above)).await? {
+        match self
+            .run("remint", &self.shared.calls.remint(hold, above, false))
+            .await?
+        {
             Value::Int(0) => Ok(Remint::Lost),
             answer => token(answer, "remint").map(Remint::Minted),
         }
     }
 }
 
-impl RedisLocks {
+impl RedisBackend {
     /// One answer a call; an error of the connection is everyone's.
     async fn send_all<C>(&self, calls: &[C], command: impl Fn(&C) -> Cmd) -> Vec<RedisResult<Value>> {
         if calls.is_empty() {
