@@ -408,7 +408,8 @@ pub(super) async fn start(fsync: Fsync) -> Result<Postgres, Error> {
         };
         let command = format!(
             "{account}{} -D {} -p {port} -k {} -c listen_addresses=127.0.0.1 -c cluster_name={cluster_name} \
-             -c wal_level=logical -c max_connections=200 -c fsync={fsync} -c dynamic_shared_memory_type=mmap",
+             -c wal_level=logical -c max_connections=200 -c max_prepared_transactions=50 -c fsync={fsync} \
+             -c dynamic_shared_memory_type=mmap",
             local::word(&binaries.join("postgres")),
             local::word(&data),
             local::word(supervisor.directory()),
