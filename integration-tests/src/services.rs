@@ -21,6 +21,7 @@ mod docker;
 mod error;
 mod local;
 pub mod mariadb;
+pub mod pgbouncer;
 pub mod postgres;
 mod process;
 pub mod rabbitmq;
@@ -34,6 +35,7 @@ use tokio::sync::OnceCell;
 
 pub use error::{Cause, Error};
 pub use mariadb::Mariadb;
+pub use pgbouncer::PgBouncer;
 pub use postgres::Postgres;
 pub use rabbitmq::RabbitMq;
 pub use redis::Redis;
@@ -114,6 +116,19 @@ pub async fn own_durable_mariadb() -> Result<Mariadb, Error> {
         mariadb.describe()
     ));
     Ok(mariadb)
+}
+
+/// A PgBouncer in transaction mode in front of `postgres`, for all its databases. Always a private process.
+///
+/// # Errors
+/// As [`postgres()`].
+pub async fn pgbouncer(postgres: &Postgres) -> Result<PgBouncer, Error> {
+    match pgbouncer::start(postgres).await {
+        Err(Error::Unavailable { service, reason }) if is_required(service) => {
+            Err(Error::Required { service, reason })
+        }
+        other => other,
+    }
 }
 
 /// The RabbitMQ server that all tests of this process share.

@@ -29,7 +29,7 @@ enum Probe {
     Python(&'static str),
 }
 
-const NEEDS: [Need; 6] = [
+const NEEDS: [Need; 7] = [
     Need {
         what: "a C compiler (SQLite is compiled in)",
         probe: Probe::Program(&[], "cc"),
@@ -41,6 +41,12 @@ const NEEDS: [Need; 6] = [
         probe: Probe::Program(&["/usr/lib/postgresql/*/bin"], "postgres"),
         packages: &["postgresql-15", "postgresql"],
         instead: Some("OUTBOX_TEST_POSTGRES_URL"),
+    },
+    Need {
+        what: "PgBouncer",
+        probe: Probe::Program(&["/usr/sbin"], "pgbouncer"),
+        packages: &["pgbouncer"],
+        instead: None,
     },
     Need {
         what: "MariaDB",

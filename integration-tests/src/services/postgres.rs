@@ -402,10 +402,7 @@ pub(super) async fn start(fsync: Fsync) -> Result<Postgres, Error> {
         supervisor
             .define(farewell)
             .map_err(Error::failed(NAME, "prepare"))?;
-        let fsync = match fsync {
-            Fsync::On => "on",
-            Fsync::Off => "off",
-        };
+        let fsync = if matches!(fsync, Fsync::On) { "on" } else { "off" };
         let command = format!(
             "{account}{} -D {} -p {port} -k {} -c listen_addresses=127.0.0.1 -c cluster_name={cluster_name} \
              -c wal_level=logical -c max_connections=200 -c max_prepared_transactions=50 -c fsync={fsync} \

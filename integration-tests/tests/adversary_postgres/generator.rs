@@ -37,7 +37,9 @@ impl Plan {
     pub(crate) fn sized(small: u64) -> Self {
         let asked = std::env::var("OUTBOX_ADVERSARY_MESSAGES").ok();
         Self {
-            messages: asked.map_or(small, |text| text.parse().expect("OUTBOX_ADVERSARY_MESSAGES: a number")),
+            messages: asked.map_or(small, |text| {
+                text.parse().expect("OUTBOX_ADVERSARY_MESSAGES: a number")
+            }),
             two_phase: false,
             bulk: 0,
         }

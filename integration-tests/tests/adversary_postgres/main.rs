@@ -11,8 +11,13 @@
     reason = "a test program"
 )]
 
+mod checks;
+mod deaths;
 mod generator;
 mod order;
+mod pooler;
 mod readers;
+mod rows;
+mod servers;
 mod stage;
 mod strangers;

@@ -39,7 +39,10 @@ async fn transactions_that_commit_out_of_order_lose_nothing_and_keep_the_order_o
         ..Plan::sized(4_000)
     };
     let report = relayed(&postgres, plan).await;
-    assert_eq!(report.wire_duplicates.count, 0, "nothing failed: nothing comes twice");
+    assert_eq!(
+        report.wire_duplicates.count, 0,
+        "nothing failed: nothing comes twice"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -67,10 +70,7 @@ async fn a_late_row_is_published_before_its_successor_and_survives_the_settle_of
     let database = stage::outbox(postgres).await;
     let wire = Arc::new(Wire::default());
     let relay = Running::start(stage::store(database.url()).await, wire.clone(), options());
-    let (slow, fast) = (
-        database.client().await.unwrap(),
-        database.client().await.unwrap(),
-    );
+    let (slow, fast) = (database.client().await.unwrap(), database.client().await.unwrap());
     let mut ledger = Ledger::new();
     for round in 1..=40u64 {
         slow.batch_execute("BEGIN").await.unwrap();
@@ -111,17 +111,16 @@ async fn a_bulk_that_commits_late_is_claimed_in_bounded_portions_in_order() {
         ..options()
     };
     let relay = Running::start(stage::store(database.url()).await, wire.clone(), bounded);
-    let (slow, fast) = (
-        database.client().await.unwrap(),
-        database.client().await.unwrap(),
-    );
+    let (slow, fast) = (database.client().await.unwrap(), database.client().await.unwrap());
     let bulk = "BEGIN; INSERT INTO outbox (topic, key, type, payload) \
         SELECT 'adversary', 'k', 'step', convert_to('k/' || n, 'UTF8') FROM generate_series(1, 20000) n";
     slow.batch_execute(bulk).await.unwrap();
     trickle(&fast, 5).await;
-    until("the floor is above the bulk", Duration::from_secs(5), async || {
-        (wire.len() == 5).then_some(())
-    })
+    until(
+        "the floor is above the bulk",
+        Duration::from_secs(5),
+        async || (wire.len() == 5).then_some(()),
+    )
     .await;
     slow.batch_execute("COMMIT").await.unwrap();
     insert(&fast, "k", "k/20001").await;

@@ -13,7 +13,7 @@ const LONGER: [(&str, usize); 8] = [
     ("broker/src/message.rs", 504),
     ("consumer/src/dead_letter.rs", 438),
     ("consumer/src/worker.rs", 565),
-    ("integration-tests/src/services/postgres.rs", 436),
+    ("integration-tests/src/services/postgres.rs", 434),
     ("integration-tests/src/services/rabbitmq.rs", 469),
     ("outbox/src/relay/lease.rs", 514),
     ("relay/src/config/read.rs", 491),

@@ -10,6 +10,9 @@ use uuid::Uuid;
 /// Source of a row that was inserted without one: CloudEvents does not allow it to be empty.
 const UNNAMED_SOURCE: &str = "/";
 
+/// Bytes of a key at most. Chosen: longer ones do not fit an entry of PostgreSQL's index on parked rows.
+const KEY_BYTES: usize = 2_000;
+
 /// The columns of a row that make a message.
 #[derive(Debug)]
 pub(crate) struct Columns {
@@ -39,6 +42,11 @@ impl Columns {
             if value.is_empty() {
                 return Err(self.malformed(format!("column {column} is empty")));
             }
+        }
+        if let Some(bytes) = self.key.as_ref().map(String::len)
+            && bytes > KEY_BYTES
+        {
+            return Err(self.malformed(format!("column key has {bytes} bytes, more than {KEY_BYTES}")));
         }
         Ok(Message {
             id: self.id.into(),

@@ -17,6 +17,8 @@ CREATE TABLE outbox (
   payload      bytea       NOT NULL,
   created_at   timestamptz NOT NULL DEFAULT now(),
   expires_at   timestamptz,
+  -- A longer key does not fit an entry of the index on parked rows.
+  CONSTRAINT outbox_key_length CHECK (octet_length(key) <= 2000),
   PRIMARY KEY (shard, id)
 ) WITH (
   -- Every row is deleted soon after it was inserted: vacuum by count of dead rows, at full speed.
@@ -50,7 +52,9 @@ CREATE TABLE outbox_parked (
   payload         bytea       NOT NULL,
   created_at      timestamptz NOT NULL DEFAULT now(),
   available_at    timestamptz,
-  expires_at      timestamptz
+  expires_at      timestamptz,
+  CONSTRAINT outbox_parked_key_length CHECK (octet_length(key) <= 2000),
+  CONSTRAINT outbox_parked_state CHECK (state IN (0, 1, 2))
 );
 CREATE INDEX outbox_parked_due ON outbox_parked (shard, next_attempt_at) WHERE state <> 2;
 CREATE INDEX outbox_parked_key ON outbox_parked (shard, key, sequence) WHERE state <> 0 AND key IS NOT NULL;

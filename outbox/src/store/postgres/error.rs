@@ -2,10 +2,15 @@
 
 use tokio_postgres::error::SqlState;
 
+use super::rows::is_of_another_type;
 use crate::{Error, ErrorKind};
 
 pub(super) fn from_driver(operation: &'static str, error: tokio_postgres::Error) -> Error {
     let (kind, context) = match error.code() {
+        None if is_of_another_type(&error) => (
+            ErrorKind::Schema,
+            "a column of the outbox has another type; restore it as `outbox-relay migrate --print` shows",
+        ),
         None => (
             ErrorKind::Unreachable,
             "the server cannot be reached or closed the connection; check address and server",

@@ -8,12 +8,19 @@ use futures::{StreamExt, stream};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio_postgres::{AsyncMessage, NoTls};
+use uuid::Uuid;
 
 use super::config::PostgresConfig;
 use crate::Error;
 
 /// Pause before a lost listening connection is made anew. Chosen: polling bridges it.
 const RECONNECT: Duration = Duration::from_secs(1);
+
+/// Within this a connection hears the notification it is tried with. Chosen: it takes a millisecond.
+const HEARD_WITHIN: Duration = Duration::from_secs(3);
+
+/// Pause after a trial that was not heard: a pooler stays, an overloaded server does not.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
 
 pub(super) struct Listener {
     driver: tokio_postgres::Config,
@@ -78,42 +85,93 @@ impl Drop for Listener {
 }
 
 async fn listen(driver: tokio_postgres::Config, channel: String, signal: Arc<Notify>) {
+    let mut warned = false;
     loop {
-        if let Err(error) = listen_once(&driver, &channel, &signal).await {
-            tracing::debug!(%error, "the listening connection ended; polling until it is back");
+        match listen_once(&driver, &channel, &signal).await {
+            Ok(Ended::Deaf) => {
+                if !warned {
+                    tracing::warn!(
+                        channel,
+                        "notifications do not arrive, so the relay polls; with a transaction pooler \
+                         (pgbouncer) in between, give the store the server's own address, or no channel"
+                    );
+                }
+                warned = true;
+                tokio::time::sleep(TRY_AGAIN).await;
+            }
+            Ok(Ended::Closed) => tokio::time::sleep(RECONNECT).await,
+            Err(error) => {
+                tracing::debug!(%error, "the listening connection ended; polling until it is back");
+                tokio::time::sleep(RECONNECT).await;
+            }
         }
-        tokio::time::sleep(RECONNECT).await;
     }
 }
 
-/// Signals every notification until the connection ends.
+/// How a listening connection ended.
+enum Ended {
+    /// The server closed it.
+    Closed,
+    /// It did not hear its trial.
+    Deaf,
+}
+
+/// Signals every notification until the connection ends. First it tries itself: a pooler takes `LISTEN`, and
+/// then no notification ever comes.
 async fn listen_once(
     driver: &tokio_postgres::Config,
     channel: &str,
     signal: &Notify,
-) -> Result<(), tokio_postgres::Error> {
+) -> Result<Ended, tokio_postgres::Error> {
     let (client, mut connection) = driver.connect(NoTls).await?;
     let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
+    let (trial, heard) = (Uuid::new_v4().to_string(), Notify::new());
     let listening = async {
         client
             .batch_execute(&format!("LISTEN {}", identifier(channel)))
             .await?;
         // What was committed before the connection stood may have been notified to nobody.
         signal.notify_one();
-        std::future::pending::<Result<(), tokio_postgres::Error>>().await
+        send(driver, channel, &trial).await?;
+        if tokio::time::timeout(HEARD_WITHIN, heard.notified())
+            .await
+            .is_err()
+        {
+            return Ok(Ended::Deaf);
+        }
+        std::future::pending::<Result<Ended, tokio_postgres::Error>>().await
     };
     let receiving = async {
         while let Some(message) = messages.next().await {
-            if let AsyncMessage::Notification(_) = message? {
+            if let AsyncMessage::Notification(notification) = message? {
+                if notification.payload() == trial {
+                    heard.notify_one();
+                }
                 signal.notify_one();
             }
         }
-        Ok(())
+        Ok(Ended::Closed)
     };
     tokio::select! {
         ended = listening => ended,
         ended = receiving => ended,
     }
+}
+
+/// Notifies from another connection: behind a pooler one's own would come back by chance.
+async fn send(
+    driver: &tokio_postgres::Config,
+    channel: &str,
+    trial: &str,
+) -> Result<(), tokio_postgres::Error> {
+    let (client, connection) = driver.connect(NoTls).await?;
+    let connection = tokio::spawn(connection);
+    let sent = client
+        .batch_execute(&format!("NOTIFY {}, '{trial}'", identifier(channel)))
+        .await;
+    drop(client);
+    let _ = connection.await;
+    sent
 }
 
 /// Quoted, so that any channel name works.

@@ -16,7 +16,7 @@ const GUARD: &str = "l AS MATERIALIZED (SELECT FROM outbox_lease \
 
 const NEXT_DUE: &str = "\
     SELECT (extract(epoch FROM min(p.next_attempt_at) - clock_timestamp()) * 1000000)::bigint \
-    FROM outbox_parked p WHERE p.shard = $1 AND p.state <> 2 \
+    FROM outbox_parked p WHERE p.shard = $1 AND p.state <> 2 AND isfinite(p.next_attempt_at) \
     AND (p.key IS NULL OR NOT EXISTS (SELECT FROM outbox_parked b \
       WHERE b.shard = p.shard AND b.key = p.key AND b.sequence < p.sequence AND b.state <> 0 \
       AND (b.state = 1 AND b.next_attempt_at > p.next_attempt_at OR b.state = 2 AND NOT $2)))";

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use outbox_broker::{Malformed, Message};
 use tokio_postgres::Row;
-use tokio_postgres::types::{FromSql, Type};
+use tokio_postgres::types::{FromSql, Type, WrongType};
 use uuid::Uuid;
 
 use crate::record::{ParkState, Parked, Record};
@@ -32,18 +32,21 @@ impl<'a> FromSql<'a> for Id {
     }
 }
 
-/// A `timestamptz`: microseconds since 2000-01-01, big-endian.
-struct Time(DateTime<Utc>);
+/// A `timestamptz`: microseconds since 2000-01-01, big-endian. `infinity` is no time at all.
+struct Time(Option<DateTime<Utc>>);
 
 impl<'a> FromSql<'a> for Time {
     fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn StdError + Sync + Send>> {
         const EPOCH_SECONDS: i64 = 946_684_800; // 2000-01-01 in seconds since 1970
         let micros = i64::from_be_bytes(raw.try_into()?);
+        if micros == i64::MAX {
+            return Ok(Self(None));
+        }
         let epoch = DateTime::from_timestamp(EPOCH_SECONDS, 0).ok_or("epoch")?;
         epoch
             .checked_add_signed(TimeDelta::microseconds(micros))
-            .map(Self)
-            .ok_or_else(|| "the time is infinite or out of range".into())
+            .map(|time| Self(Some(time)))
+            .ok_or_else(|| "the time is out of range".into())
     }
 
     fn accepts(ty: &Type) -> bool {
@@ -60,7 +63,7 @@ pub(super) fn uuid(row: &Row, index: usize) -> Result<Option<Uuid>, tokio_postgr
 pub(super) fn record(row: &Row) -> Result<Record, tokio_postgres::Error> {
     Ok(Record {
         position: row.try_get(0)?,
-        message: message(row, 1, None),
+        message: message(row, 1, None)?,
     })
 }
 
@@ -74,30 +77,49 @@ pub(super) fn parked(row: &Row) -> Result<Parked, tokio_postgres::Error> {
         state: ParkState::from_code(row.try_get(1)?).unwrap_or(ParkState::Dead),
         attempts: u32::try_from(attempts).unwrap_or(0),
         error: row.try_get(3)?,
-        message: message(row, 5, available_at.map(|time| time.0)),
+        message: message(row, 5, available_at.and_then(|time| time.0))?,
     })
 }
 
-fn message(row: &Row, first: usize, available_at: Option<DateTime<Utc>>) -> Result<Message, Malformed> {
-    match columns(row, first, available_at) {
-        Ok(columns) => columns.message(),
-        Err(error) => Err(Malformed {
-            reason: format!("a column cannot be read: {error}"),
-            id: row.try_get::<_, Id>(first).ok().map(|id| id.0.to_string()),
-            body: row
-                .try_get::<_, Vec<u8>>(first + 7)
-                .map(Bytes::from)
-                .unwrap_or_default(),
-        }),
-    }
+fn message(
+    row: &Row,
+    first: usize,
+    available_at: Option<DateTime<Utc>>,
+) -> Result<Result<Message, Malformed>, tokio_postgres::Error> {
+    let reason = match columns(row, first, available_at) {
+        Ok(Some(columns)) => return Ok(columns.message()),
+        Ok(None) => "column created_at is infinite".to_owned(),
+        // The table's fault, not the row's: it waits until a person mends the column.
+        Err(error) if is_of_another_type(&error) => return Err(error),
+        Err(error) => {
+            let cause = error.source().map(ToString::to_string).unwrap_or_default();
+            format!("{error}: {cause}")
+        }
+    };
+    Ok(Err(Malformed {
+        reason,
+        id: row.try_get::<_, Id>(first).ok().map(|id| id.0.to_string()),
+        body: row
+            .try_get::<_, Vec<u8>>(first + 7)
+            .map(Bytes::from)
+            .unwrap_or_default(),
+    }))
+}
+
+/// Whether a column has a type that we do not read.
+pub(super) fn is_of_another_type(error: &tokio_postgres::Error) -> bool {
+    error.source().is_some_and(|cause| cause.is::<WrongType>())
 }
 
 fn columns(
     row: &Row,
     first: usize,
     available_at: Option<DateTime<Utc>>,
-) -> Result<Columns, tokio_postgres::Error> {
-    Ok(Columns {
+) -> Result<Option<Columns>, tokio_postgres::Error> {
+    let Some(time) = row.try_get::<_, Time>(first + 8)?.0 else {
+        return Ok(None);
+    };
+    Ok(Some(Columns {
         id: row.try_get::<_, Id>(first)?.0,
         topic: row.try_get(first + 1)?,
         key: row.try_get(first + 2)?,
@@ -106,8 +128,8 @@ fn columns(
         content_type: row.try_get(first + 5)?,
         headers: row.try_get(first + 6)?,
         payload: row.try_get::<_, Vec<u8>>(first + 7)?.into(),
-        time: row.try_get::<_, Time>(first + 8)?.0,
+        time,
         available_at,
-        expires_at: row.try_get::<_, Option<Time>>(first + 9)?.map(|time| time.0),
-    })
+        expires_at: row.try_get::<_, Option<Time>>(first + 9)?.and_then(|time| time.0),
+    }))
 }

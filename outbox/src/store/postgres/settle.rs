@@ -20,18 +20,24 @@ const DELETE_LIST: &str = "\
     d AS (DELETE FROM outbox WHERE shard = $1 AND id = ANY($4) AND EXISTS (SELECT FROM l) RETURNING 1) \
     SELECT (SELECT count(*) FROM d), EXISTS (SELECT FROM l), pg_current_xact_id()::text::bigint";
 
-/// Keeps the order given. The lease is locked: a takeover waits for this commit or refuses this move.
+/// Keeps the order given. The lease is locked: a takeover waits for this commit or refuses this move. Columns
+/// by name, and none that the parked table could refuse: people alter tables, and a row that cannot be parked
+/// would stop its shard.
 const PARK: &str = "\
     WITH l AS MATERIALIZED (SELECT FROM outbox_lease WHERE shard = $1 AND owner = $2::text::uuid AND epoch = $3 \
       FOR SHARE), \
     p AS (SELECT * FROM unnest($4::bigint[], $5::smallint[], $6::int[], $7::bigint[], $8::text[]) \
       WITH ORDINALITY p (position, state, attempts, delay, error, place)), \
     d AS (DELETE FROM outbox o USING p WHERE o.shard = $1 AND o.id = p.position AND EXISTS (SELECT FROM l) \
-      RETURNING o.*, p.*), \
+      RETURNING p.*, o.shard, o.msg_id, o.topic, o.key, o.type, o.source, o.content_type, o.headers, o.payload, \
+        o.created_at, o.expires_at), \
     i AS (INSERT INTO outbox_parked (shard, state, attempts, next_attempt_at, last_error, msg_id, topic, key, \
         type, source, content_type, headers, payload, created_at, expires_at) \
-      SELECT shard, state, attempts, clock_timestamp() + delay * interval '1 microsecond', error, msg_id, topic, \
-        key, type, source, content_type, headers, payload, created_at, expires_at FROM d ORDER BY place \
+      SELECT shard, state, attempts, clock_timestamp() + delay * interval '1 microsecond', error, \
+        coalesce(msg_id, gen_random_uuid()), coalesce(topic, ''), \
+        CASE WHEN octet_length(key) <= 2000 THEN key END, coalesce(type, ''), coalesce(source, ''), \
+        coalesce(content_type, ''), headers, coalesce(payload, ''), coalesce(created_at, clock_timestamp()), \
+        expires_at FROM d ORDER BY place \
       RETURNING 1) \
     SELECT count(*) FROM i";
 
