@@ -263,6 +263,24 @@ fn a_guard_dropped_without_a_runtime_or_after_it_panics_nowhere() {
     });
 }
 
+#[test]
+fn a_lock_is_lost_at_its_deadline_though_its_watchdog_is_gone() {
+    let faulty = Faulty::default();
+    let first = tokio::runtime::Runtime::new().unwrap();
+    let guard = first.block_on(async {
+        let locks = faulty.builder().ttl(MS * 600).build().await.unwrap();
+        lock(&locks, "a").acquire(S).await.unwrap()
+    });
+    first.shutdown_background();
+    let second = tokio::runtime::Runtime::new().unwrap();
+    second.block_on(async {
+        let lost = timeout(S * 5, guard.lost()).await.expect("it fires locally");
+        assert_eq!(lost, LossReason::Deadline);
+        assert!(!guard.state().is_held());
+        timeout(S, guard.release()).await.unwrap().unwrap();
+    });
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_token_can_be_raised_while_the_lock_is_held() {
     let faulty = Faulty::default();
