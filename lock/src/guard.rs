@@ -115,14 +115,7 @@ impl Guard {
     /// # Cancel safety
     /// Dropping it drops the work and then the guard.
     pub async fn run<F: Future>(self, work: F) -> Result<F::Output, LockLost> {
-        let outcome = {
-            let mut work = pin!(work);
-            tokio::select! {
-                biased;
-                reason = self.lost() => Err(reason),
-                output = &mut work => Ok(output),
-            }
-        };
+        let outcome = finish_first(work, self.lost()).await;
         let key = self.key().clone();
         if let Err(error) = self.release().await {
             tracing::warn!(%key, %error, "the lock was not released at once");
@@ -191,18 +184,37 @@ impl Guard {
             }
         }
     }
+
+    /// As dropping it, for what nobody ever held: a part of a set that did not come together.
+    pub(crate) fn give_up(mut self) {
+        self.live = false;
+        self.leave_behind();
+    }
+
+    fn leave_behind(&self) {
+        self.held.update(|lease, now| lease.release(now));
+        let (service, held) = (Arc::clone(&self.service), Arc::clone(&self.held));
+        self.service
+            .chore(async move { drop(service.release(held).await) });
+    }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if !self.live {
-            return;
+        if self.live {
+            telemetry::dropped(self.service.name, self.shape());
+            self.leave_behind();
         }
-        self.held.update(|lease, now| lease.release(now));
-        telemetry::dropped(self.service.name, self.shape());
-        let (service, held) = (Arc::clone(&self.service), Arc::clone(&self.held));
-        self.service
-            .chore(async move { drop(service.release(held).await) });
+    }
+}
+
+/// What `work` gives, unless it is still not done when `lost` resolves; then it is dropped where it stands.
+pub(crate) async fn finish_first<W: Future, L: Future>(work: W, lost: L) -> Result<W::Output, L::Output> {
+    let (mut work, mut lost) = (pin!(work), pin!(lost));
+    tokio::select! {
+        biased;
+        reason = &mut lost => Err(reason),
+        output = &mut work => Ok(output),
     }
 }
 
@@ -214,6 +226,10 @@ pub struct LockLost {
 }
 
 impl LockLost {
+    pub(crate) const fn new(key: Key, reason: LossReason) -> Self {
+        Self { key, reason }
+    }
+
     /// What was locked.
     pub const fn key(&self) -> &Key {
         &self.key

@@ -20,6 +20,7 @@ mod migration;
 mod options;
 mod schedule;
 mod service;
+mod shapes;
 mod telemetry;
 mod token;
 mod token_source;
@@ -49,6 +50,10 @@ pub use lease::{LossReason, State};
 pub use locks::{Lock, Locks, LocksBuilder};
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 pub use migration::{ddl, migrate};
+pub use shapes::leader::{Leader, Term, TermEnd};
+pub use shapes::multi::{GuardSet, LockSet};
+pub use shapes::read_write::ReadWrite;
+pub use shapes::semaphore::Semaphore;
 pub use token::{FencingToken, Owner, RequestId};
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 pub use token_source::DatabaseTokens;

@@ -25,6 +25,12 @@ use crate::watchdog::{Order, Watchdog};
 /// How far ahead a wait that overflows the clock ends. Chosen: longer than any program runs.
 const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
+/// The end of a wait that begins now.
+pub(crate) fn deadline_after(within: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(within).unwrap_or(now + FAR)
+}
+
 /// A lock service: one backend, one watchdog. Clones share both.
 #[derive(Debug, Clone)]
 pub struct Locks {
@@ -67,12 +73,15 @@ impl Locks {
     pub(crate) fn shaped(&self, key: Key, shape: Shape) -> Result<Lock, Error> {
         let offered = self.service.backend.capabilities();
         let missing = match shape {
-            Shape::Read | Shape::Write if !offered.read_write => Some("read-write locks"),
-            Shape::Permit { .. } if !offered.permits => Some("semaphores"),
+            Shape::Read | Shape::Write if !offered.read_write => Some(("read-write locks", "read_write")),
+            Shape::Permit { .. } if !offered.permits => Some(("semaphores", "permits")),
             _ => None,
         };
-        if let Some(missing) = missing {
-            let context = format!("the backend {} offers no {missing}", self.service.name);
+        if let Some((missing, capability)) = missing {
+            let context = format!(
+                "the backend {} offers no {missing} (capability `{capability}`): use one that does",
+                self.service.name
+            );
             return Err(Error::new(ErrorKind::Unsupported, "lock", context));
         }
         Ok(Lock {
@@ -271,9 +280,7 @@ impl Lock {
     /// # Cancel safety
     /// As [`try_acquire`](Self::try_acquire); its place in the line is lost.
     pub async fn acquire(&self, within: Duration) -> Result<Guard, Error> {
-        let now = Instant::now();
-        let deadline = now.checked_add(within).unwrap_or(now + FAR);
-        self.acquire_until(deadline).await
+        self.acquire_until(deadline_after(within)).await
     }
 
     /// Waits for the lock until this instant.

@@ -92,6 +92,19 @@ impl Faulty {
         free
     }
 
+    /// Another way to the same service, with faults of its own.
+    pub(crate) fn beside(&self) -> Self {
+        Self {
+            service: self.service.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Ends this owner's hold behind its back.
+    pub(crate) async fn steal(&self, key: &Key, owner: Owner, shape: Shape) {
+        self.service.leave(key, owner, shape).await.unwrap();
+    }
+
     async fn through<T>(
         &self,
         operation: &'static str,
@@ -173,6 +186,59 @@ impl Backend for Faulty {
     async fn remint(&self, hold: &Hold, above: FencingToken) -> Result<Remint, Error> {
         self.through("remint", self.service.remint(hold, above)).await
     }
+}
+
+/// A lock service that knows exclusive locks alone.
+#[derive(Debug)]
+pub(crate) struct Plain;
+
+#[async_trait]
+impl Backend for Plain {
+    fn name(&self) -> &'static str {
+        "plain"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            read_write: false,
+            permits: false,
+            fair: false,
+            wakes: false,
+            durable: false,
+        }
+    }
+
+    async fn check(&self) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
+
+    async fn acquire(&self, _: &Request) -> Result<Acquire, Error> {
+        Err(plain())
+    }
+
+    async fn renew(&self, holds: &[(Hold, Duration)]) -> Vec<Result<Renew, Error>> {
+        holds.iter().map(|_| Err(plain())).collect()
+    }
+
+    async fn release(&self, _: &Hold, _: RequestId) -> Result<Release, Error> {
+        Err(plain())
+    }
+
+    async fn leave(&self, _: &Key, _: Owner, _: Shape) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn listen(&self, _: &Key, _: Owner, _: Shape) -> Result<Option<Wake>, Error> {
+        Ok(None)
+    }
+
+    async fn remint(&self, _: &Hold, _: FencingToken) -> Result<Remint, Error> {
+        Err(plain())
+    }
+}
+
+fn plain() -> Error {
+    Error::new(ErrorKind::Unavailable, "acquire", "it keeps nothing")
 }
 
 /// The lock of this name.
