@@ -12,6 +12,10 @@ pub const MIGRATIONS: Migrations = Migrations {
         version: 1,
         sql: include_str!("migrations/0001_postgres.sql"),
     }],
+    mysql: &[Migration {
+        version: 1,
+        sql: include_str!("migrations/0001_mysql.sql"),
+    }],
     sqlite: &[Migration {
         version: 1,
         sql: include_str!("migrations/0001_sqlite.sql"),
@@ -22,6 +26,7 @@ pub const MIGRATIONS: Migrations = Migrations {
 pub const fn ddl(database: Database) -> &'static str {
     match database {
         Database::Sqlite => include_str!("migrations/0001_sqlite.sql"),
+        Database::Mysql => include_str!("migrations/0001_mysql.sql"),
         _ => include_str!("migrations/0001_postgres.sql"),
     }
 }

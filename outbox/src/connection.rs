@@ -13,6 +13,8 @@ use outbox_broker::crash_point::{self, CrashPoint};
 use crate::Error;
 
 pub(crate) mod batch;
+#[cfg(feature = "mysql")]
+mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod schema;
@@ -27,6 +29,8 @@ use batch::Batch;
 pub enum Database {
     /// PostgreSQL 13 or newer.
     Postgres,
+    /// MariaDB 10.6 or newer, MySQL 8.0 or newer.
+    Mysql,
     /// SQLite 3.35 or newer.
     Sqlite,
 }
@@ -36,6 +40,7 @@ impl Database {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
+            Self::Mysql => "mysql",
             Self::Sqlite => "sqlite",
         }
     }
@@ -47,10 +52,10 @@ impl std::fmt::Display for Database {
     }
 }
 
-/// A diesel-async connection that can enqueue: PostgreSQL's or SQLite's, itself or taken from a pool.
+/// A diesel-async connection that can enqueue: PostgreSQL's, MySQL's or SQLite's, itself or taken from a pool.
 ///
-/// Implemented for `AsyncPgConnection` and `SyncConnectionWrapper<SqliteConnection>`, and for the deadpool
-/// object that holds one of them. A pool is not a connection:
+/// Implemented for `AsyncPgConnection`, `AsyncMysqlConnection` and `SyncConnectionWrapper<SqliteConnection>`,
+/// and for the deadpool object that holds one of them. A pool is not a connection:
 ///
 /// ```compile_fail,E0277
 /// # use outbox::Outbox;
@@ -71,7 +76,7 @@ impl std::fmt::Display for Database {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an open connection that an outbox can enqueue on",
     note = "take a connection from the pool, open a transaction on it, and pass `&mut` that connection",
-    note = "`AsyncPgConnection` needs the feature `postgres`, `SyncConnectionWrapper<SqliteConnection>` the feature `sqlite`"
+    note = "`AsyncPgConnection` needs the feature `postgres`, `AsyncMysqlConnection` the feature `mysql`, `SyncConnectionWrapper<SqliteConnection>` the feature `sqlite`"
 )]
 pub trait Connection: Send {
     /// The diesel-async connection itself.
@@ -112,16 +117,22 @@ pub trait Driver: diesel_async::AsyncConnection + sealed::Sealed + 'static {
     #[doc(hidden)]
     fn begin(&mut self) -> impl Future<Output = QueryResult<()>> + Send;
 
-    /// Keeps other migrators out until the transaction ends.
+    /// Keeps other migrators out until the transaction ends or [`Driver::unlock_schema`].
     #[doc(hidden)]
     fn lock_schema(&mut self) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Lets other migrators in, where the end of the transaction does not.
+    #[doc(hidden)]
+    fn unlock_schema(&mut self) -> impl Future<Output = QueryResult<()>> + Send {
+        std::future::ready(Ok(()))
+    }
 
     /// The version of `component` in `outbox_schema`, 0 if it has none.
     #[doc(hidden)]
     fn schema_version(&mut self, component: &str) -> impl Future<Output = QueryResult<i32>> + Send;
 }
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 macro_rules! connections {
     ($connection:ty) => {
         impl $crate::connection::Connection for $connection {
@@ -143,15 +154,16 @@ macro_rules! connections {
         }
     };
 }
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 pub(crate) use connections;
 
-/// The backend of a synchronous diesel connection that can enqueue: `Pg` or `Sqlite`.
+/// The backend of a synchronous diesel connection that can enqueue: `Pg`, `Mysql` or `Sqlite`.
 ///
-/// Every `diesel::Connection` of these backends works, whoever made it (libpq, SQLite, r2d2).
+/// Every `diesel::Connection` of these backends works, whoever made it (libpq, libmysqlclient, SQLite, r2d2);
+/// this crate itself links none of the client libraries.
 #[diagnostic::on_unimplemented(
     message = "an outbox cannot enqueue on a connection of the backend `{Self}`",
-    note = "`Pg` needs the feature `postgres`, `Sqlite` the feature `sqlite`"
+    note = "`Pg` needs the feature `postgres`, `Mysql` the feature `mysql`, `Sqlite` the feature `sqlite`"
 )]
 pub trait Backend: diesel::backend::Backend + sealed::Sealed {
     /// Writes the rows of `batch`; several statements are one savepoint or transaction.

@@ -140,6 +140,10 @@ impl Error {
                 ErrorKind::Unreachable,
                 "the connection broke; the transaction is gone, discard the connection",
             ),
+            Diesel::DatabaseError(..) if is_broken(&text) => (
+                ErrorKind::Unreachable,
+                "the connection broke; the transaction is gone, discard the connection",
+            ),
             _ if is_missing_table(&text) => (
                 ErrorKind::Schema,
                 "a table of the outbox is missing; run `outbox-relay migrate` or outbox::migrate",
@@ -157,10 +161,16 @@ impl Error {
     }
 }
 
-/// diesel keeps no SQLSTATE; the words are those of PostgreSQL in its default language and of SQLite.
+/// diesel-async keeps no kind for the failures of the MySQL driver; the words are the driver's.
+fn is_broken(text: &str) -> bool {
+    text.starts_with("Input/output error: ") || text.starts_with("Driver error: ")
+}
+
+/// diesel keeps no SQLSTATE; the words are those of PostgreSQL and MySQL in their default language and of SQLite.
 fn is_missing_table(text: &str) -> bool {
     text.contains("no such table: outbox")
         || (text.contains("relation \"outbox") && text.contains("does not exist"))
+        || (text.contains(".outbox") && text.contains("doesn't exist"))
 }
 
 /// So that `?` works on diesel calls inside [`Outbox::transaction`](crate::Outbox::transaction).

@@ -50,6 +50,7 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `postgres` | enqueue on PostgreSQL connections, and its store |
+//! | `mysql` | enqueue on MySQL and MariaDB connections, and its store |
 //! | `sqlite` | enqueue on SQLite connections, and its store |
 //! | `conformance` | the suite that every store passes |
 //!

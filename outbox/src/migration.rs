@@ -2,7 +2,7 @@
 //!
 //! Every component numbers its own migrations from 1; the table `outbox_schema` holds the version of each.
 
-use diesel_async::{AsyncConnection, TransactionManager};
+use diesel_async::TransactionManager;
 
 use crate::connection::{Connection, Database, Driver};
 use crate::{Error, ErrorKind};
@@ -23,6 +23,8 @@ pub struct Migrations {
     pub component: &'static str,
     /// Steps for PostgreSQL.
     pub postgres: &'static [Migration],
+    /// Steps for MySQL and MariaDB. DDL commits by itself there, so each statement must bear repetition.
+    pub mysql: &'static [Migration],
     /// Steps for SQLite.
     pub sqlite: &'static [Migration],
 }
@@ -32,6 +34,7 @@ impl Migrations {
     pub const fn steps(&self, database: Database) -> &'static [Migration] {
         match database {
             Database::Postgres => self.postgres,
+            Database::Mysql => self.mysql,
             Database::Sqlite => self.sqlite,
         }
     }
@@ -49,6 +52,10 @@ pub const OUTBOX: Migrations = Migrations {
         version: 1,
         sql: include_str!("migrations/postgres/0001_outbox.sql"),
     }],
+    mysql: &[Migration {
+        version: 1,
+        sql: include_str!("migrations/mysql/0001_outbox.sql"),
+    }],
     sqlite: &[Migration {
         version: 1,
         sql: include_str!("migrations/sqlite/0001_outbox.sql"),
@@ -58,6 +65,7 @@ pub const OUTBOX: Migrations = Migrations {
 const fn schema_table(database: Database) -> &'static str {
     match database {
         Database::Postgres => include_str!("migrations/postgres/schema.sql"),
+        Database::Mysql => include_str!("migrations/mysql/schema.sql"),
         Database::Sqlite => include_str!("migrations/sqlite/schema.sql"),
     }
 }
@@ -68,6 +76,11 @@ pub const fn ddl(database: Database) -> &'static str {
         Database::Postgres => concat!(
             include_str!("migrations/postgres/schema.sql"),
             include_str!("migrations/postgres/0001_outbox.sql"),
+            "INSERT INTO outbox_schema (component, version) VALUES ('outbox', 1);\n",
+        ),
+        Database::Mysql => concat!(
+            include_str!("migrations/mysql/schema.sql"),
+            include_str!("migrations/mysql/0001_outbox.sql"),
             "INSERT INTO outbox_schema (component, version) VALUES ('outbox', 1);\n",
         ),
         Database::Sqlite => concat!(
@@ -87,6 +100,7 @@ pub async fn migrate<C: Connection>(connection: &mut C) -> Result<(), Error> {
 }
 
 /// Applies the steps of `migrations` that are missing, in one transaction, and returns how many there were.
+/// MySQL commits DDL by itself: there a migration that was cut off is completed by the next.
 ///
 /// Two migrators may run at once: the second waits for the first and finds nothing to do.
 ///
@@ -97,17 +111,23 @@ pub async fn run<C: Connection>(connection: &mut C, migrations: &Migrations) -> 
     let driver = connection.driver();
     driver.begin().await.map_err(failed)?;
     let applied = apply(driver, migrations).await;
+    let ended = end(driver, applied).await;
+    if let Err(error) = driver.unlock_schema().await {
+        tracing::warn!(%error, "the lock of the schema is kept until the connection ends");
+    }
+    ended
+}
+
+async fn end<D: Driver>(driver: &mut D, applied: Result<usize, Error>) -> Result<usize, Error> {
     match applied {
         Ok(count) => {
-            <C::Driver as AsyncConnection>::TransactionManager::commit_transaction(driver)
+            D::TransactionManager::commit_transaction(driver)
                 .await
                 .map_err(failed)?;
             Ok(count)
         }
         Err(error) => {
-            if let Err(rollback) =
-                <C::Driver as AsyncConnection>::TransactionManager::rollback_transaction(driver).await
-            {
+            if let Err(rollback) = D::TransactionManager::rollback_transaction(driver).await {
                 tracing::warn!(error = %rollback, "rollback of a migration failed; the connection is unusable");
             }
             Err(error)
@@ -141,10 +161,9 @@ async fn apply<D: Driver>(connection: &mut D, migrations: &Migrations) -> Result
     if count > 0 {
         connection
             .batch_execute(&format!(
-                "INSERT INTO outbox_schema (component, version) VALUES ('{}', {know}) \
-                 ON CONFLICT (component) DO UPDATE SET version = excluded.version, \
-                 applied_at = excluded.applied_at",
-                migrations.component.replace('\'', "''"),
+                "DELETE FROM outbox_schema WHERE component = '{component}'; \
+                 INSERT INTO outbox_schema (component, version) VALUES ('{component}', {know})",
+                component = migrations.component.replace('\'', "''"),
             ))
             .await
             .map_err(failed)?;

@@ -196,7 +196,7 @@ impl Outbox {
     }
 
     /// Writes `messages` as [`Outbox::enqueue`] does, in one statement (several for more than 10,000 rows
-    /// or 16 MiB on PostgreSQL, 500 rows on SQLite), and returns their ids in order.
+    /// or 16 MiB on PostgreSQL, 500 rows on SQLite, 500 rows or 4 MiB on MySQL), and returns their ids in order.
     ///
     /// All are checked before any is sent. Messages of one key are published in the order given.
     ///

@@ -10,13 +10,15 @@ use async_trait::async_trait;
 
 use crate::Error;
 use crate::record::{
-    Backlog, Claim, ClaimRequest, Lease, Owner, Parked, ParkedSettlement, Settlement, TransactionId,
+    Backlog, Claim, ClaimRequest, Lease, Owner, Parked, ParkedSettlement, Position, Settlement, TransactionId,
 };
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 mod decode;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 mod layout;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "sqlite")]
@@ -32,6 +34,9 @@ pub struct StoreTraits {
     pub late_rows: bool,
     /// [`Claim::horizon`] and [`Settled::bound`] are given, so that a gap can be known to be dead.
     pub horizon: bool,
+    /// [`Store::present`] tells rows of open transactions from rows that never came; used where there is no
+    /// horizon.
+    pub dirty_reads: bool,
 }
 
 /// What a settle did.
@@ -86,6 +91,18 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// A plain read: no lock, no write, safe to repeat.
     async fn claim(&self, request: ClaimRequest<'_>) -> Result<Claim, Error>;
+
+    /// Positions of `first..=last` that have a row, committed or not, without waiting for anybody; `None`: the
+    /// database cannot say. Asked every few seconds while positions are missing, if
+    /// [`StoreTraits::dirty_reads`] says so.
+    async fn present(
+        &self,
+        _lease: &Lease,
+        _first: Position,
+        _last: Position,
+    ) -> Result<Option<Vec<Position>>, Error> {
+        Ok(None)
+    }
 
     /// Deletes what was published and parks what was not, in one transaction guarded by the lease.
     ///

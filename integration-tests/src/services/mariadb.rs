@@ -192,7 +192,7 @@ impl Service for Mariadb {
     async fn from_container() -> Result<Self, Error> {
         let nonce = local::nonce();
         let container = super::docker::mariadb(&nonce).await?;
-        let url = format!("mysql://root@127.0.0.1:{}", container.port());
+        let url = format!("mysql://root@127.0.0.1:{}/?prefer_socket=false", container.port());
         let url = Url::parse(&url).map_err(Error::failed(NAME, "build a URL"))?;
         let found = container.to_string();
         let server = Server {
@@ -291,8 +291,9 @@ pub(super) async fn start(fsync: Fsync) -> Result<Mariadb, Error> {
         Ok(Local::new(supervisor, command, Signal::SIGTERM))
     })
     .await?;
-    let url =
-        Url::parse(&format!("mysql://root@127.0.0.1:{port}")).map_err(Error::failed(NAME, "build a URL"))?;
+    // Else the driver leaves the port for the server's socket, and a proxy or an impostor is passed by.
+    let url = Url::parse(&format!("mysql://root@127.0.0.1:{port}/?prefer_socket=false"))
+        .map_err(Error::failed(NAME, "build a URL"))?;
     let server = Server {
         service: NAME,
         origin: Origin::Local(local),

@@ -1,6 +1,6 @@
 //! Messages as rows, on their way into the database.
 #![cfg_attr(
-    not(any(feature = "postgres", feature = "sqlite")),
+    not(any(feature = "postgres", feature = "mysql", feature = "sqlite")),
     expect(dead_code, reason = "without a database rows are made and go nowhere")
 )]
 
@@ -12,9 +12,10 @@ use outbox_broker::{Limits, Message, MessageId};
 use crate::Error;
 use crate::shard::shard_of;
 
-/// Bytes of rows sent in one statement. Chosen: far below the 1 GiB message limit of PostgreSQL, and small
-/// enough that neither side holds a second copy of note.
-const STATEMENT_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of rows sent in one statement where the database sets no lower limit. Chosen: far below the 1 GiB
+/// message limit of PostgreSQL, and small enough that neither side holds a second copy of note.
+#[cfg(any(feature = "postgres", feature = "sqlite", test))]
+pub(crate) const STATEMENT_BYTES: usize = 16 * 1024 * 1024;
 
 /// One message with what is computed for its row.
 #[derive(Debug)]
@@ -71,8 +72,8 @@ impl Batch {
     }
 }
 
-/// Divides `rows` so that no part exceeds `max_rows` or, unless it is one row, the bytes of a statement.
-pub(crate) fn statements(rows: &[Row], max_rows: usize) -> impl Iterator<Item = &[Row]> {
+/// Divides `rows` so that no part exceeds `max_rows` or, unless it is one row, `max_bytes`.
+pub(crate) fn statements(rows: &[Row], max_rows: usize, max_bytes: usize) -> impl Iterator<Item = &[Row]> {
     let mut rest = rows;
     std::iter::from_fn(move || {
         if rest.is_empty() {
@@ -84,7 +85,7 @@ pub(crate) fn statements(rows: &[Row], max_rows: usize) -> impl Iterator<Item = 
             .take(max_rows)
             .take_while(|row| {
                 bytes += row.message.size();
-                bytes <= STATEMENT_BYTES
+                bytes <= max_bytes
             })
             .count()
             .max(1);
@@ -142,10 +143,14 @@ mod tests {
     fn no_statement_exceeds_its_rows_or_bytes() {
         let limits = Limits::default();
         let batch = Batch::new((0..70).map(|_| message(800 * 1024)), &limits, 1, Utc::now()).unwrap();
-        let sizes: Vec<usize> = statements(&batch.rows, 1_000).map(<[Row]>::len).collect();
+        let sizes: Vec<usize> = statements(&batch.rows, 1_000, STATEMENT_BYTES)
+            .map(<[Row]>::len)
+            .collect();
         assert_eq!(sizes.iter().sum::<usize>(), 70);
         assert!(sizes.iter().all(|rows| *rows <= 20), "{sizes:?}");
-        let sizes: Vec<usize> = statements(&batch.rows, 3).map(<[Row]>::len).collect();
+        let sizes: Vec<usize> = statements(&batch.rows, 3, STATEMENT_BYTES)
+            .map(<[Row]>::len)
+            .collect();
         assert_eq!(sizes[..23], [3; 23]);
     }
 

@@ -13,7 +13,7 @@ use diesel_async::{
 };
 use uuid::Uuid;
 
-use super::batch::{Batch, Row, statements};
+use super::batch::{Batch, Row, STATEMENT_BYTES, statements};
 use super::schema::outbox_schema;
 use super::{Backend, Database, Driver, connections, sealed};
 use crate::Error;
@@ -207,18 +207,19 @@ impl QueryFragment<Pg> for InsertScheduled<'_> {
 }
 
 fn is_one_statement(batch: &Batch) -> bool {
-    statements(&batch.rows, STATEMENT_ROWS).count() + statements(&batch.scheduled, STATEMENT_ROWS).count()
+    statements(&batch.rows, STATEMENT_ROWS, STATEMENT_BYTES).count()
+        + statements(&batch.scheduled, STATEMENT_ROWS, STATEMENT_BYTES).count()
         <= 1
 }
 
 async fn insert_statements(mut connection: &AsyncPgConnection, batch: &Batch) -> QueryResult<()> {
-    for rows in statements(&batch.rows, STATEMENT_ROWS) {
+    for rows in statements(&batch.rows, STATEMENT_ROWS, STATEMENT_BYTES) {
         match rows {
             [row] => RunQueryDsl::execute(InsertRow::new(row), &mut connection).await?,
             rows => RunQueryDsl::execute(InsertRows::new(rows), &mut connection).await?,
         };
     }
-    for rows in statements(&batch.scheduled, STATEMENT_ROWS) {
+    for rows in statements(&batch.scheduled, STATEMENT_ROWS, STATEMENT_BYTES) {
         RunQueryDsl::execute(InsertScheduled::new(rows), &mut connection).await?;
     }
     Ok(())
@@ -270,13 +271,13 @@ impl Backend for Pg {
         C: diesel::Connection<Backend = Self>,
     {
         let write = |connection: &mut C| {
-            for rows in statements(&batch.rows, STATEMENT_ROWS) {
+            for rows in statements(&batch.rows, STATEMENT_ROWS, STATEMENT_BYTES) {
                 match rows {
                     [row] => connection.execute_returning_count(&InsertRow::new(row))?,
                     rows => connection.execute_returning_count(&InsertRows::new(rows))?,
                 };
             }
-            for rows in statements(&batch.scheduled, STATEMENT_ROWS) {
+            for rows in statements(&batch.scheduled, STATEMENT_ROWS, STATEMENT_BYTES) {
                 connection.execute_returning_count(&InsertScheduled::new(rows))?;
             }
             Ok(())

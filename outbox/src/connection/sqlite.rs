@@ -7,7 +7,7 @@ use diesel::{OptionalExtension, QueryDsl, QueryResult};
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 
-use super::batch::{Batch, Row, statements};
+use super::batch::{Batch, Row, STATEMENT_BYTES, statements};
 use super::schema::outbox_schema;
 use super::{Backend, Database, Driver, connections, sealed};
 
@@ -119,14 +119,14 @@ impl Backend for Sqlite {
     {
         let write = |connection: &mut C| {
             for (rows, scheduled) in [(&batch.rows, false), (&batch.scheduled, true)] {
-                for part in statements(rows, STATEMENT_ROWS) {
+                for part in statements(rows, STATEMENT_ROWS, STATEMENT_BYTES) {
                     connection.execute_returning_count(&Insert::new(part, scheduled))?;
                 }
             }
             Ok(())
         };
-        if statements(&batch.rows, STATEMENT_ROWS).count()
-            + statements(&batch.scheduled, STATEMENT_ROWS).count()
+        if statements(&batch.rows, STATEMENT_ROWS, STATEMENT_BYTES).count()
+            + statements(&batch.scheduled, STATEMENT_ROWS, STATEMENT_BYTES).count()
             <= 1
         {
             write(connection)

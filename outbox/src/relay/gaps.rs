@@ -7,8 +7,11 @@
 //! When is a gap dead? Its transaction took its id before it took the position. So any transaction id taken
 //! *after* the gap was seen (a settle's own id) is larger: the gap's *bound*. Once every transaction up to
 //! the bound has ended before a claim that asked for the gap, and the row was not there, it never comes.
+//!
+//! A database that has no such ids but dirty reads tells which gaps have a row that is not committed yet:
+//! those are waited for, and the others given up after [`UNBOUNDED_LIFE`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -19,8 +22,10 @@ use crate::record::{Position, TransactionId};
 /// wider range only makes a claim read more rows that it knows.
 const MOST_RANGES: usize = 10_000;
 
-/// A gap without a bound on a database that has none is given up after this time; the sweep remains.
-/// Chosen: longer than most transactions.
+/// A gap on a database without bounds is given up this long after its row was last seen, or else after it
+/// was discovered; the sweep remains. Chosen: longer than a statement may wait for a lock between taking its
+/// position and writing its row (50 s by default on MySQL), and where there are no dirty reads either,
+/// longer than most transactions.
 const UNBOUNDED_LIFE: Duration = Duration::from_secs(60);
 
 /// The gap list of one shard.
@@ -40,6 +45,7 @@ struct Gap {
     /// Settles sent when it was seen: only a later one gives its bound.
     after: u64,
     bound: Option<TransactionId>,
+    /// When it was discovered, or later its row was seen by a dirty read.
     seen: Instant,
 }
 
@@ -183,6 +189,23 @@ impl Gaps {
         }
     }
 
+    /// The lowest and the highest missing position.
+    pub(super) fn span(&self) -> Option<(Position, Position)> {
+        let (first, _) = self.ranges.first_key_value()?;
+        let (_, highest) = self.ranges.last_key_value()?;
+        Some((*first, highest.last))
+    }
+
+    /// Drops the gaps that had no row for long, after a dirty read that found rows at `present`.
+    pub(super) fn looked(&mut self, present: &BTreeSet<Position>, now: Instant) {
+        for (first, gap) in &mut self.ranges {
+            if present.range(*first..=gap.last).next().is_some() {
+                gap.seen = now;
+            }
+        }
+        self.expire(None, now);
+    }
+
     /// What is missing at or below `above`, as ascending ranges.
     pub(super) fn up_to(&self, above: Position) -> Vec<(Position, Position)> {
         let lower = self.ranges.range(..=above);
@@ -259,6 +282,26 @@ mod tests {
         assert!(!gaps.is_empty());
         gaps.expire(None, Instant::now() + UNBOUNDED_LIFE);
         assert!(gaps.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gap_whose_row_is_seen_uncommitted_outlives_any_age() {
+        let mut gaps = Gaps::default();
+        let begin = Instant::now();
+        gaps.discover(3, 3, begin);
+        gaps.discover(5, 8, begin);
+        assert_eq!(gaps.span(), Some((3, 8)));
+        let open = BTreeSet::from([1, 6, 9]);
+        for halves in 1..=10 {
+            gaps.looked(&open, begin + halves * UNBOUNDED_LIFE / 2);
+        }
+        assert_eq!(listed(&gaps), [5, 6, 7, 8], "3 has had no row for a minute");
+        let end = begin + 5 * UNBOUNDED_LIFE;
+        gaps.looked(&BTreeSet::new(), end + UNBOUNDED_LIFE / 2);
+        assert!(!gaps.is_empty(), "rolled back half a minute ago at most");
+        gaps.looked(&BTreeSet::new(), end + UNBOUNDED_LIFE);
+        assert!(gaps.is_empty());
+        assert_eq!(gaps.positions(), 0);
     }
 
     #[tokio::test(start_paused = true)]

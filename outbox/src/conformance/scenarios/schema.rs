@@ -36,7 +36,11 @@ pub async fn missing_tables_name_the_command_that_makes_them(stage: Stage) {
 
 /// What is missing is named.
 pub async fn a_missing_column_or_index_is_named(stage: Stage) {
-    stage.fixture.execute("DROP INDEX outbox_parked_due").await;
+    let drop = match stage.fixture.database() {
+        Database::Mysql => "DROP INDEX outbox_parked_due ON outbox_parked",
+        _ => "DROP INDEX outbox_parked_due",
+    };
+    stage.fixture.execute(drop).await;
     let error = refused(&stage).await;
     assert_eq!(error.kind(), ErrorKind::Schema);
     assert!(error.to_string().contains("outbox_parked_due"), "{error}");
@@ -119,22 +123,26 @@ pub async fn a_wait_ends_when_a_producer_commits(stage: Stage) {
 
 /// Settings with which the guarantees do not hold are refused with the cure.
 pub async fn foreign_settings_that_break_the_order_are_refused(stage: Stage) {
-    if stage.fixture.database() != Database::Postgres {
-        println!("not applicable: the database has no such settings");
-        return;
-    }
-    stage
-        .fixture
-        .execute("ALTER TABLE outbox ALTER COLUMN id SET CACHE 50")
-        .await;
-    let error = refused(&stage).await;
-    assert!(error.to_string().contains("SET CACHE 1"), "{error}");
-    stage
-        .fixture
-        .execute(
+    let (spoil, cure, mend) = match stage.fixture.database() {
+        Database::Postgres => (
+            "ALTER TABLE outbox ALTER COLUMN id SET CACHE 50",
+            "SET CACHE 1",
             "ALTER TABLE outbox ALTER COLUMN id SET CACHE 1; ALTER TABLE outbox DROP CONSTRAINT outbox_pkey",
-        )
-        .await;
+        ),
+        Database::Mysql => (
+            "ALTER TABLE outbox ENGINE = Aria",
+            "ENGINE = InnoDB",
+            "ALTER TABLE outbox ENGINE = InnoDB; ALTER TABLE outbox DROP PRIMARY KEY",
+        ),
+        Database::Sqlite => {
+            println!("not applicable: the database has no such settings");
+            return;
+        }
+    };
+    stage.fixture.execute(spoil).await;
+    let error = refused(&stage).await;
+    assert!(error.to_string().contains(cure), "{error}");
+    stage.fixture.execute(mend).await;
     let error = refused(&stage).await;
     assert!(error.to_string().contains("PRIMARY KEY (shard, id)"), "{error}");
     stage

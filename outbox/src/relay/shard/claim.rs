@@ -27,6 +27,10 @@ const SINGLE_ROW_PAUSE: Duration = Duration::from_millis(1);
 /// How often an idle relay compares the table with its memory.
 const IDLE_SWEEP: Duration = Duration::from_secs(1);
 
+/// How often a database without a horizon is asked which missing positions have a row. Chosen: a dozen times
+/// within the life of a gap, so that one answer may fail.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
 /// A sweep takes at most this share of the time: a table full of dead rows makes it slow.
 const SWEEP_SHARE: u32 = 20;
 
@@ -41,6 +45,7 @@ pub(super) struct Reading {
     idle: Duration,
     sweep_at: Instant,
     sweep: Sweep,
+    look_at: Instant,
     failures: u32,
     /// Rows that the previous, dead relay may have had in flight and that are parked unseen.
     pub(super) suspects: usize,
@@ -57,6 +62,7 @@ impl Reading {
             // The first claim starts at the bottom anyway.
             sweep_at: now + IDLE_SWEEP,
             sweep: Sweep::default(),
+            look_at: now + LOOK_INTERVAL,
             failures: 0,
             suspects,
         }
@@ -116,7 +122,12 @@ impl ShardTask {
             missing: Vec::new(),
             known: None,
             sweep: now >= self.reading.sweep_at,
+            look: None,
         };
+        if self.ctx.store.traits().dirty_reads && now >= self.reading.look_at {
+            call.look = self.gaps.span();
+            self.reading.look_at = now + LOOK_INTERVAL;
+        }
         if call.sweep {
             call.above = self.reading.sweep.from;
         }
@@ -137,6 +148,7 @@ impl ShardTask {
         let Read {
             call,
             result,
+            present,
             started,
         } = read;
         match result {
@@ -150,6 +162,9 @@ impl ShardTask {
                 let full = claim.more || returned >= call.limit;
                 let (more, last) = (claim.more, claim.records.last().map(|record| record.position));
                 let accepted = self.accept(&call, claim, now);
+                if let Some(present) = present {
+                    self.gaps.looked(&present, now);
+                }
                 if call.sweep {
                     self.swept(&call, if more { last } else { None }, last);
                 }
@@ -246,7 +261,8 @@ impl ShardTask {
         }
         // A read that stopped at its limit may not have reached all gaps.
         let saw_all_gaps = !claim.more || last.is_some_and(|last| last >= floor_before);
-        if saw_all_gaps && (claim.horizon.is_some() || !self.ctx.store.traits().horizon) {
+        let traits = self.ctx.store.traits();
+        if saw_all_gaps && (claim.horizon.is_some() || !(traits.horizon || traits.dirty_reads)) {
             self.gaps.expire(claim.horizon, now);
         }
         for (first, last) in found {

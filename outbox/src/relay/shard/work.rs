@@ -1,6 +1,6 @@
 //! The tasks of a shard: one database call or publish call each, and what it came back with.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,12 +37,16 @@ pub(super) struct ClaimCall {
     pub(super) known: Option<HashSet<Position>>,
     /// It compares the whole table with memory.
     pub(super) sweep: bool,
+    /// Positions among which to look for rows of open transactions.
+    pub(super) look: Option<(Position, Position)>,
 }
 
 /// A claim that was made.
 pub(super) struct Read {
     pub(super) call: ClaimCall,
     pub(super) result: Result<Claim, Error>,
+    /// Positions that had a row, committed or not; `None`: not asked, or no answer.
+    pub(super) present: Option<BTreeSet<Position>>,
     pub(super) started: Instant,
 }
 
@@ -61,9 +65,19 @@ pub(super) async fn claim(ctx: Arc<Context>, call: ClaimCall) -> Done {
     if result.as_ref().is_ok_and(|claim| !claim.records.is_empty()) {
         crash_point::reach(CrashPoint::ClaimedNotPublished);
     }
+    let mut present = None;
+    if let (Some((first, last)), Ok(_)) = (call.look, &result) {
+        match ctx.store.present(&call.lease, first, last).await {
+            Ok(found) => present = found.map(BTreeSet::from_iter),
+            Err(error) => {
+                tracing::debug!(shard = %call.lease.shard, %error, "no dirty read; gaps are kept");
+            }
+        }
+    }
     Done::Claimed(Read {
         call,
         result,
+        present,
         started,
     })
 }

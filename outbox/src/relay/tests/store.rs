@@ -206,6 +206,7 @@ impl Store for TestStore {
             name: "test",
             late_rows: true,
             horizon: true,
+            dirty_reads: false,
         }
     }
 

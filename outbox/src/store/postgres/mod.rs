@@ -105,6 +105,7 @@ impl Store for PostgresStore {
             name: "postgres",
             late_rows: true,
             horizon: true,
+            dirty_reads: false,
         }
     }
 

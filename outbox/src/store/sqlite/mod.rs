@@ -222,6 +222,7 @@ impl Store for SqliteStore {
             name: "sqlite",
             late_rows: false,
             horizon: false,
+            dirty_reads: false,
         }
     }
 
