@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::backend::{Acquire, Request, Wake};
 use crate::error::{Error, ErrorKind};
@@ -20,6 +20,10 @@ const LATE_TRIES: u32 = 3;
 
 /// The shortest rest. Source: the resolution of the ttl, and of tokio's timer.
 const SHORTEST_REST: Duration = Duration::from_millis(1);
+
+/// A waiter without a place asks up to this long after a wake. Chosen: a service tells its listeners in a
+/// fixed order, and this is longer than the order takes, so that everybody is first some day.
+const WAKE_SPREAD: Duration = Duration::from_millis(2);
 
 /// A waiter asks this many times while its place lasts, so that a slow answer does not cost the place.
 const ASKS_A_PLACE: u32 = 3;
@@ -273,7 +277,13 @@ impl Turn {
             let ticket = Arc::clone(&self.ticket);
             tokio::select! {
                 () = ticket.told.notified() => {}
-                () = woken(self.wake.as_mut()), if listens => break,
+                () = woken(self.wake.as_mut()), if listens => {
+                    if self.ticket.request().place.is_none() {
+                        let part = rand::rng().random_range(0.0..=1.0);
+                        sleep(WAKE_SPREAD.mul_f64(part)).await;
+                    }
+                    break;
+                }
                 () = sleep_until(until) => break,
             }
         }

@@ -41,6 +41,17 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn valid(request: &Request) -> Result<(), Error> {
+    let refused = if request.ttl < Duration::from_millis(1) {
+        "a lock was asked for with a ttl below 1 ms: lengthen the ttl"
+    } else if request.shape == (Shape::Permit { limit: 0 }) {
+        "a semaphore of no permits grants nothing: raise its limit"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::Invalid, "acquire", refused))
+}
+
 /// Ends a listener when the waiter drops its [`Wake`].
 struct Interest {
     state: Arc<Mutex<State>>,
@@ -76,14 +87,7 @@ impl Backend for MemoryBackend {
     }
 
     async fn acquire(&self, request: &Request) -> Result<Acquire, Error> {
-        if request.ttl < Duration::from_millis(1) {
-            let refused = "a lock was asked for with a ttl below 1 ms: lengthen the ttl";
-            return Err(Error::new(ErrorKind::Invalid, "acquire", refused));
-        }
-        if request.shape == (Shape::Permit { limit: 0 }) {
-            let refused = "a semaphore of no permits grants nothing: raise its limit";
-            return Err(Error::new(ErrorKind::Invalid, "acquire", refused));
-        }
+        valid(request)?;
         Ok(self.state().acquire(request, Instant::now()))
     }
 
@@ -96,6 +100,19 @@ impl Backend for MemoryBackend {
 
     async fn release(&self, hold: &Hold, request: RequestId) -> Result<Release, Error> {
         Ok(self.state().release(hold, request, Instant::now()))
+    }
+
+    async fn hand_over(
+        &self,
+        hold: &Hold,
+        request: RequestId,
+        next: &Request,
+    ) -> (Result<Release, Error>, Result<Acquire, Error>) {
+        if let Err(refused) = valid(next) {
+            return (self.release(hold, request).await, Err(refused));
+        }
+        let (released, answer) = self.state().hand_over(hold, request, next, Instant::now());
+        (Ok(released), Ok(answer))
     }
 
     async fn leave(&self, key: &Key, owner: Owner, shape: Shape) -> Result<(), Error> {

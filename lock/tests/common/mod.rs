@@ -173,6 +173,22 @@ impl Backend for Faulty {
         self.through("release", self.service.release(hold, request)).await
     }
 
+    async fn hand_over(
+        &self,
+        hold: &Hold,
+        request: RequestId,
+        next: &Request,
+    ) -> (Result<Release, Error>, Result<Acquire, Error>) {
+        let call = async { Ok(self.service.hand_over(hold, request, next).await) };
+        match self.through("release", call).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                let lost = Error::new(error.kind(), "acquire", "no answer to a hand-over");
+                (Err(error), Err(lost))
+            }
+        }
+    }
+
     async fn leave(&self, key: &Key, owner: Owner, shape: Shape) -> Result<(), Error> {
         self.through("leave", self.service.leave(key, owner, shape)).await
     }

@@ -65,6 +65,33 @@ impl State {
     }
 
     pub(super) fn release(&mut self, hold: &Hold, request: RequestId, now: Instant) -> Release {
+        let released = self.end(hold, request, now);
+        if let Some(line) = self.line(hold, now) {
+            line.wake();
+        }
+        self.forget(&hold.key, hold.shape);
+        released
+    }
+
+    /// Nobody is woken for a key that goes to the next at once.
+    pub(super) fn hand_over(
+        &mut self,
+        hold: &Hold,
+        request: RequestId,
+        next: &Request,
+        now: Instant,
+    ) -> (Release, Acquire) {
+        let released = self.end(hold, request, now);
+        let answer = self.acquire(next, now);
+        if let Acquire::Held { .. } = answer
+            && let Some(line) = self.line(hold, now)
+        {
+            line.wake();
+        }
+        (released, answer)
+    }
+
+    fn end(&mut self, hold: &Hold, request: RequestId, now: Instant) -> Release {
         while self.latches.front().is_some_and(|(until, _)| *until <= now) {
             if let Some((_, request)) = self.latches.pop_front() {
                 self.released.remove(&request);
@@ -79,10 +106,8 @@ impl State {
         if !line.end(hold.owner) {
             return Release::NotHeld;
         }
-        line.wake();
         self.released.insert(request);
         self.latches.push_back((now + LATCH, request));
-        self.forget(&hold.key, hold.shape);
         Release::Released
     }
 
