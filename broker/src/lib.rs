@@ -5,6 +5,7 @@
 //! | `memory` | in this process; the reference for the conformance suite | always |
 //! | `sql` | the database as the broker: SQLite or PostgreSQL | `sql` |
 //! | `rabbitmq` | RabbitMQ, AMQP 0.9.1 | `rabbitmq` |
+//! | `redis` | Redis Streams, Redis 7 or later | `redis` |
 //!
 //! A [`Publisher`] takes a batch and answers with one outcome per message; `Ok` means that the broker
 //! durably accepted it. A [`Subscriber`] hands out [`Delivery`]s that own their settlement. What an adapter
@@ -22,9 +23,12 @@ mod message;
 mod publisher;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(feature = "sql")]
 pub mod sql;
 mod subscriber;
+mod warning;
 
 pub use bytes::Bytes;
 
@@ -36,3 +40,4 @@ pub use subscriber::{
     Delivery, Lag, Malformed, Settle, Settled, Settlement, Start, SubscribeOptions, Subscriber, Subscription,
     Verdict,
 };
+pub use warning::Warning;
