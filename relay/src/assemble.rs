@@ -24,6 +24,8 @@ use outbox_broker::Publisher;
 use outbox_broker::memory::MemoryBroker;
 #[cfg(feature = "rabbitmq")]
 use outbox_broker::rabbitmq::{RabbitMq, RabbitMqConfig};
+#[cfg(feature = "redis")]
+use outbox_broker::redis::{Redis, RedisConfig};
 #[cfg(feature = "sql")]
 use outbox_broker::sql::{SqlBroker, SqlConfig};
 
@@ -131,7 +133,7 @@ pub(crate) fn publishers(config: &Config) -> Result<BTreeMap<String, Arc<dyn Pub
 }
 
 #[cfg_attr(
-    not(feature = "rabbitmq"),
+    not(any(feature = "rabbitmq", feature = "redis")),
     expect(unused_variables, reason = "names the sink in its errors")
 )]
 fn publisher(name: &str, sink: &Sink) -> Result<Arc<dyn Publisher>, Error> {
@@ -149,13 +151,20 @@ fn publisher(name: &str, sink: &Sink) -> Result<Arc<dyn Publisher>, Error> {
                 publish_timeout: settings.timeout,
                 ..RabbitMqConfig::new(url)
             };
-            let broker = RabbitMq::new(config).map_err(|error| {
-                let cause = crate::error::chain(&error);
-                Error::new(
-                    ErrorKind::Config,
-                    format!("sink {name}: {cause}; correct the section [sink.{name}]"),
-                )
-            })?;
+            let broker = RabbitMq::new(config).map_err(|error| refused(name, &error))?;
+            Arc::new(broker.publisher())
+        }
+        #[cfg(feature = "redis")]
+        Sink::Redis(settings) => {
+            let config = RedisConfig {
+                prefix: settings.prefix.clone(),
+                partitions: u16::try_from(settings.partitions).unwrap_or(u16::MAX),
+                dedup_window: settings.dedup_window,
+                replicas: settings.replicas,
+                publish_timeout: settings.timeout,
+                ..RedisConfig::new(url)
+            };
+            let broker = Redis::new(config).map_err(|error| refused(name, &error))?;
             Arc::new(broker.publisher())
         }
         #[cfg(feature = "sql")]
@@ -166,6 +175,16 @@ fn publisher(name: &str, sink: &Sink) -> Result<Arc<dyn Publisher>, Error> {
         Sink::Memory(_) => Arc::new(MemoryBroker::new().publisher()),
         Sink::Stdout(_) => Arc::new(StdoutPublisher::default()),
     })
+}
+
+/// The settings of a sink do not fit its broker.
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+fn refused(name: &str, error: &outbox_broker::Error) -> Error {
+    let cause = crate::error::chain(error);
+    Error::new(
+        ErrorKind::Config,
+        format!("sink {name}: {cause}; correct the section [sink.{name}]"),
+    )
 }
 
 /// The DDL of a sink that keeps messages in tables.

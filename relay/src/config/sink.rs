@@ -1,12 +1,12 @@
 //! `[sink.NAME]`: a broker that messages are published to.
 
-#[cfg(any(feature = "rabbitmq", feature = "sql"))]
+#[cfg(any(feature = "rabbitmq", feature = "redis", feature = "sql"))]
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::secret::Secret;
-#[cfg(any(feature = "rabbitmq", feature = "sql"))]
+#[cfg(any(feature = "rabbitmq", feature = "redis", feature = "sql"))]
 use super::units;
 
 /// A broker, chosen by `kind`.
@@ -17,6 +17,9 @@ pub enum Sink {
     /// RabbitMQ, AMQP 0.9.1.
     #[cfg(feature = "rabbitmq")]
     RabbitMq(RabbitMq),
+    /// Redis Streams.
+    #[cfg(feature = "redis")]
+    Redis(Redis),
     /// A database as the broker.
     #[cfg(feature = "sql")]
     Sql(Sql),
@@ -65,6 +68,47 @@ impl RabbitMq {
     }
 }
 
+/// `kind = "redis"`.
+#[cfg(feature = "redis")]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Redis {
+    /// `redis://user:password@host:6379/0`.
+    pub url: Secret,
+    /// What every key begins with. Default `outbox`.
+    #[serde(default = "Redis::default_prefix")]
+    pub prefix: String,
+    /// Partitions of a topic that is new. Default 8.
+    #[serde(
+        default = "Redis::default_partitions",
+        deserialize_with = "units::between::<1, 1_024, _, _>"
+    )]
+    pub partitions: usize,
+    /// How long an id is remembered and a second publish of it suppressed. Default 10 min; 0 for not at all.
+    #[serde(default = "Redis::default_dedup_window", with = "units::duration")]
+    pub dedup_window: Duration,
+    /// Replicas that must have a message before it counts as published. Default 0: the server alone.
+    #[serde(default)]
+    pub replicas: u32,
+    /// How long a publish may take before its outcome counts as unknown. Default 10 s.
+    #[serde(default = "default_timeout", with = "units::duration")]
+    pub timeout: Duration,
+}
+
+#[cfg(feature = "redis")]
+impl Redis {
+    fn default_prefix() -> String {
+        "outbox".to_owned()
+    }
+
+    const fn default_partitions() -> usize {
+        8
+    }
+
+    const fn default_dedup_window() -> Duration {
+        Duration::from_secs(600)
+    }
+}
+
 /// `kind = "sql"`.
 #[cfg(feature = "sql")]
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -84,7 +128,7 @@ pub struct Memory {}
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 pub struct Stdout {}
 
-#[cfg(any(feature = "rabbitmq", feature = "sql"))]
+#[cfg(any(feature = "rabbitmq", feature = "redis", feature = "sql"))]
 const fn default_timeout() -> Duration {
     Duration::from_secs(10)
 }
@@ -95,6 +139,8 @@ impl Sink {
         match self {
             #[cfg(feature = "rabbitmq")]
             Self::RabbitMq(_) => "rabbitmq",
+            #[cfg(feature = "redis")]
+            Self::Redis(_) => "redis",
             #[cfg(feature = "sql")]
             Self::Sql(_) => "sql",
             Self::Memory(_) => "memory",
@@ -107,6 +153,8 @@ impl Sink {
         match self {
             #[cfg(feature = "rabbitmq")]
             Self::RabbitMq(sink) => Some((&sink.url, &["amqp", "amqps"])),
+            #[cfg(feature = "redis")]
+            Self::Redis(sink) => Some((&sink.url, &["redis"])),
             #[cfg(feature = "sql")]
             Self::Sql(sink) => Some((&sink.url, &["postgres", "postgresql", "sqlite"])),
             Self::Memory(_) | Self::Stdout(_) => None,

@@ -155,7 +155,7 @@ fn a_wrong_choice_is_refused_with_the_choices() {
     );
     assert_eq!(
         error_with("kind = \"rabbitmq\"\n", ""),
-        "relay.toml:8:1: sink.events: `kind` is missing; add it, one of \"rabbitmq\", \"sql\", \"memory\", \"stdout\""
+        "relay.toml:8:1: sink.events: `kind` is missing; add it, one of \"rabbitmq\", \"redis\", \"sql\", \"memory\", \"stdout\""
     );
 }
 
