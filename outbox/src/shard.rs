@@ -23,7 +23,7 @@ pub(crate) fn shard_of(message: &Message, shards: i16) -> i16 {
 }
 
 /// FNV-1a with the 64-bit parameters of draft-eastlake-fnv.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
     bytes.iter().fold(OFFSET_BASIS, |hash, byte| {

@@ -1,10 +1,14 @@
 //! Rows as messages. What foreign hands wrote and is no message becomes [`Malformed`], never an error.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use outbox_broker::{Malformed, Message};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use uuid::Uuid;
 
 /// Source of a row that was inserted without one: CloudEvents does not allow it to be empty.
@@ -32,8 +36,8 @@ pub(crate) struct Columns {
 impl Columns {
     /// The message, or what is wrong with the row.
     pub(crate) fn message(self) -> Result<Message, Malformed> {
-        let mut headers = match parse_headers(self.headers.as_deref()) {
-            Ok(headers) => headers,
+        let envelope = match parse_headers(self.headers.as_deref()) {
+            Ok(envelope) => envelope,
             Err(error) => {
                 return Err(self.malformed(format!("column headers is no JSON object of strings: {error}")));
             }
@@ -59,12 +63,12 @@ impl Columns {
             kind: self.kind,
             // An empty key orders nothing; no broker takes it.
             key: self.key.filter(|key| !key.is_empty()),
-            schema: headers.remove("dataschema"),
-            traceparent: headers.remove("traceparent"),
-            tracestate: headers.remove("tracestate"),
-            correlation_id: headers.remove("correlationid"),
-            causation_id: headers.remove("causationid"),
-            headers,
+            schema: envelope.schema,
+            traceparent: envelope.traceparent,
+            tracestate: envelope.tracestate,
+            correlation_id: envelope.correlation_id,
+            causation_id: envelope.causation_id,
+            headers: envelope.headers,
             payload: self.payload,
             content_type: self.content_type,
             time: self.time,
@@ -82,12 +86,64 @@ impl Columns {
     }
 }
 
-fn parse_headers(text: Option<&str>) -> Result<BTreeMap<String, String>, serde_json::Error> {
+fn parse_headers(text: Option<&str>) -> Result<Envelope, serde_json::Error> {
     match text {
-        None | Some("") => Ok(BTreeMap::new()),
+        None | Some("" | "{}") => Ok(Envelope::default()),
         Some(text) => serde_json::from_str(text),
     }
 }
+
+/// The headers column, its reserved names apart. Read in one pass: most rows hold a trace context alone, and
+/// a map for it would cost more than the rest of the row.
+#[derive(Default)]
+struct Envelope {
+    headers: BTreeMap<String, String>,
+    schema: Option<String>,
+    traceparent: Option<String>,
+    tracestate: Option<String>,
+    correlation_id: Option<String>,
+    causation_id: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Envelope {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EnvelopeVisitor)
+    }
+}
+
+struct EnvelopeVisitor;
+
+impl<'de> Visitor<'de> for EnvelopeVisitor {
+    type Value = Envelope;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of strings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Envelope, A::Error> {
+        let mut envelope = Envelope::default();
+        while let Some(Name(name)) = map.next_key()? {
+            let value: String = map.next_value()?;
+            let slot = match &*name {
+                "traceparent" => &mut envelope.traceparent,
+                "tracestate" => &mut envelope.tracestate,
+                "correlationid" => &mut envelope.correlation_id,
+                "causationid" => &mut envelope.causation_id,
+                "dataschema" => &mut envelope.schema,
+                _ => {
+                    envelope.headers.insert(name.into_owned(), value);
+                    continue;
+                }
+            };
+            *slot = Some(value);
+        }
+        Ok(envelope)
+    }
+}
+
+/// A name, borrowed from the text unless it holds escapes.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Consecutive positions as inclusive ranges, in order. `positions` is sorted here.
 pub(crate) fn ranges(positions: impl IntoIterator<Item = i64>) -> Vec<(i64, i64)> {
@@ -130,6 +186,19 @@ mod tests {
         assert_eq!(message.headers.len(), 1);
         assert_eq!(message.source, "/");
         assert_eq!(message.key, None);
+    }
+
+    #[test]
+    fn escaped_names_and_repeated_ones_are_read() {
+        let mut columns = columns();
+        columns.headers = Some(r#"{"tr\u0061ceparent":"t","a":"1","a":"2","tracestate":"s"}"#.to_owned());
+        let message = columns.message().unwrap();
+        assert_eq!(message.traceparent.as_deref(), Some("t"));
+        assert_eq!(message.tracestate.as_deref(), Some("s"));
+        assert_eq!(
+            message.headers,
+            BTreeMap::from([("a".to_owned(), "2".to_owned())])
+        );
     }
 
     #[test]

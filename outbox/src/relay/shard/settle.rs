@@ -3,6 +3,7 @@
 //! One write at a time, so that rows reach the parked table in their order. A write that failed is repeated
 //! as it was, before anything newer: it may have been committed.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -17,6 +18,8 @@ use crate::relay::status::chain;
 #[derive(Default)]
 pub(super) struct Settling {
     next: Write,
+    /// Confirmed positions that the last write left out, because their neighbours were on their way.
+    kept: Vec<Position>,
     since: Option<Instant>,
     writing: Option<Arc<Write>>,
     under_way: bool,
@@ -50,7 +53,7 @@ impl Write {
 
 impl Settling {
     pub(super) fn is_idle(&self) -> bool {
-        self.writing.is_none() && self.next.is_empty()
+        self.writing.is_none() && self.next.is_empty() && self.kept.is_empty()
     }
 
     pub(super) fn publish(&mut self, position: Position) {
@@ -88,10 +91,37 @@ impl Settling {
     /// Positions of the hot table not settled yet.
     pub(super) fn positions(&self) -> impl Iterator<Item = Position> {
         let writes = [Some(&self.next), self.writing.as_deref()];
-        writes.into_iter().flatten().flat_map(|write| {
-            let parks = write.hot.park.iter().map(|park| park.position);
-            write.hot.published.iter().copied().chain(parks)
-        })
+        writes
+            .into_iter()
+            .flatten()
+            .flat_map(|write| {
+                let parks = write.hot.park.iter().map(|park| park.position);
+                write.hot.published.iter().copied().chain(parks)
+            })
+            .chain(self.kept.iter().copied())
+    }
+
+    /// Rows that wait to be written.
+    fn waiting(&self) -> usize {
+        self.next.rows() + self.kept.len()
+    }
+
+    /// What is to be written now. With `hold`, positions that are no part of a run stay back, once: their
+    /// neighbours are being published, and a run is deleted at half the cost.
+    fn take_next(&mut self, hold: bool) -> Write {
+        let kept = std::mem::take(&mut self.kept);
+        self.since = None;
+        if !kept.is_empty() {
+            self.hot().published.extend(&kept);
+        }
+        if hold && !self.next.hot.published.is_empty() {
+            let published = std::mem::take(&mut self.hot().published);
+            let (send, keep) = hold_back(published, &kept);
+            self.hot().published = send;
+            self.kept = keep;
+        }
+        self.since = (!self.kept.is_empty()).then(Instant::now);
+        std::mem::take(&mut self.next)
     }
 
     /// When the next write is to start, if its time alone decides.
@@ -101,6 +131,32 @@ impl Settling {
         }
         self.retry_at
             .or(self.since.map(|since| since + options.settle_interval))
+    }
+}
+
+/// Positions in a row that are worth a write. Chosen: what the databases delete as a range.
+const RUN: usize = 64;
+
+/// Divides `published` into what is written now and what waits for its neighbours: positions outside of a
+/// run that did not wait before. Everything, if there is no run.
+fn hold_back(mut published: Vec<Position>, kept: &[Position]) -> (Vec<Position>, Vec<Position>) {
+    published.sort_unstable();
+    let waited: HashSet<Position> = kept.iter().copied().collect();
+    let (mut send, mut keep) = (Vec::with_capacity(published.len()), Vec::new());
+    let mut any_run = false;
+    for run in published.chunk_by(|before, after| before.checked_add(1) == Some(*after)) {
+        if run.len() >= RUN {
+            any_run = true;
+            send.extend(run);
+        } else {
+            keep.extend(run.iter().filter(|position| !waited.contains(position)));
+            send.extend(run.iter().filter(|position| waited.contains(position)));
+        }
+    }
+    if any_run {
+        (send, keep)
+    } else {
+        (published, Vec::new())
     }
 }
 
@@ -115,17 +171,15 @@ impl ShardTask {
             && self.unsettled == 0
             && self.gaps.want_bound()
             && !self.draining;
-        if settling.writing.is_none() && !(for_bound && settling.next.is_empty()) && !self.settle_is_due(now)
-        {
+        let nothing = settling.waiting() == 0;
+        if settling.writing.is_none() && !(for_bound && nothing) && !self.settle_is_due(now) {
             return;
         }
-        let (write, repeated) = match self.settling.writing.take() {
-            Some(write) => (write, true),
-            None => (Arc::new(std::mem::take(&mut self.settling.next)), false),
+        let hold = !self.draining && !self.calls.is_empty();
+        let write = match self.settling.writing.take() {
+            Some(write) => write,
+            None => Arc::new(self.settling.take_next(hold)),
         };
-        if !repeated {
-            self.settling.since = None;
-        }
         self.settling.under_way = true;
         let number = self.gaps.settle_sent();
         let hot = (!write.hot.is_empty() || write.is_empty()).then(|| write.hot.clone());
@@ -141,16 +195,17 @@ impl ShardTask {
 
     fn settle_is_due(&self, now: Instant) -> bool {
         let (settling, options) = (&self.settling, &self.ctx.options);
-        if settling.next.is_empty() {
+        if settling.waiting() == 0 {
             return false;
         }
         let all_there = self.calls.is_empty() && self.lanes.queued() == 0;
         self.draining
-            || settling.next.rows() >= options.batch_size
+            || settling.waiting() >= options.batch_size
             || settling.since.is_some_and(|since| now >= since + options.settle_interval)
             // Parked rows are tried in rounds: the next one waits for this write.
             || (all_there && !self.round.is_empty())
-            || self.unsettled + options.batch_size > options.max_in_flight
+            // Claiming waits for room; calls under way will fill this write.
+            || (self.calls.is_empty() && self.unsettled + options.batch_size > options.max_in_flight)
     }
 
     pub(super) fn wrote(&mut self, wrote: Wrote) -> Result<(), End> {
@@ -219,5 +274,41 @@ impl ShardTask {
             // What failed has been published, and nothing waits behind it any more.
             self.ctx.status.works("publish");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(first: Position) -> Vec<Position> {
+        (first..).take(RUN).collect()
+    }
+
+    #[test]
+    fn what_is_no_part_of_a_run_waits_once() {
+        let first: Vec<Position> = run(1).into_iter().chain([1_000, 1_002]).collect();
+        let (send, keep) = hold_back(first, &[]);
+        assert_eq!((send, &keep[..]), (run(1), &[1_000, 1_002][..]));
+
+        let second: Vec<Position> = run(2_000).into_iter().chain([1_000, 1_002, 1_004]).collect();
+        let (send, kept) = hold_back(second, &keep);
+        assert!(send.contains(&1_000) && send.contains(&1_002), "they waited once");
+        assert_eq!(kept, [1_004]);
+        assert_eq!(send.len(), RUN + 2);
+    }
+
+    #[test]
+    fn what_waited_joins_its_neighbours() {
+        let late = run(1).split_off(1);
+        let (send, keep) = hold_back(run(1), &late);
+        assert_eq!((send, keep), (run(1), Vec::new()));
+    }
+
+    #[test]
+    fn without_a_run_nothing_waits() {
+        let (send, keep) = hold_back(vec![9, 1, 5], &[]);
+        assert_eq!((send, keep), (vec![1, 5, 9], Vec::new()));
+        assert_eq!(hold_back(Vec::new(), &[]), (Vec::new(), Vec::new()));
     }
 }

@@ -1,24 +1,66 @@
 //! Deletes published rows and moves failed ones to the parked table, in one transaction and one flush.
 
 use futures::future;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error};
 
 use super::lease::Guarded;
-use crate::record::{Lease, Settlement};
+use crate::record::{Lease, Position, Settlement};
 use crate::store::decode::ranges;
 
-/// The range holds published rows only: its ends and every position between were confirmed.
-const DELETE_RANGE: &str = "\
-    WITH l AS MATERIALIZED (SELECT FROM outbox_lease WHERE shard = $1 AND owner = $2::text::uuid AND epoch = $3), \
-    d AS (DELETE FROM outbox WHERE shard = $1 AND id BETWEEN $4 AND $5 AND EXISTS (SELECT FROM l) RETURNING 1) \
-    SELECT (SELECT count(*) FROM d), EXISTS (SELECT FROM l), pg_current_xact_id()::text::bigint";
+/// Positions in a row that are deleted as a range. Measured: a row of a range costs the server 1.2 µs, one of
+/// a list 2.5 to 3 µs; a further part of the statement is paid for by some twenty rows.
+const RUN: i64 = 64;
 
-/// A range would destroy a late row between two published ones.
-const DELETE_LIST: &str = "\
-    WITH l AS MATERIALIZED (SELECT FROM outbox_lease WHERE shard = $1 AND owner = $2::text::uuid AND epoch = $3), \
-    d AS (DELETE FROM outbox WHERE shard = $1 AND id = ANY($4) AND EXISTS (SELECT FROM l) RETURNING 1) \
-    SELECT (SELECT count(*) FROM d), EXISTS (SELECT FROM l), pg_current_xact_id()::text::bigint";
+/// Ranges in one statement at most.
+const MOST_RANGES: usize = 8;
+
+/// One statement, so one snapshot for the lease and all the deletes. A range holds published rows only: its
+/// ends and every position between were confirmed. What lies apart is listed: a range over it would destroy
+/// a late row between two published ones.
+fn delete_rows(ranges: usize, list: bool) -> String {
+    use std::fmt::Write as _;
+
+    let mut statement = "WITH l AS MATERIALIZED (SELECT FROM outbox_lease \
+         WHERE shard = $1 AND owner = $2::text::uuid AND epoch = $3)"
+        .to_owned();
+    let mut counts = Vec::new();
+    let mut part = |condition: String| {
+        let name = format!("d{}", counts.len());
+        let _infallible = write!(
+            statement,
+            ", {name} AS (DELETE FROM outbox WHERE shard = $1 AND {condition} AND EXISTS (SELECT FROM l) RETURNING 1)"
+        );
+        counts.push(format!("(SELECT count(*) FROM {name})"));
+    };
+    for range in 0..ranges {
+        part(format!("id BETWEEN ${} AND ${}", 4 + 2 * range, 5 + 2 * range));
+    }
+    if list {
+        part(format!("id = ANY(${})", 4 + 2 * ranges));
+    }
+    let counts = counts.join(" + ");
+    let _infallible = write!(
+        statement,
+        " SELECT {counts}, EXISTS (SELECT FROM l), pg_current_xact_id()::text::bigint"
+    );
+    statement
+}
+
+/// The longest runs of `published`, and the positions outside of them.
+fn divide(published: &[Position]) -> (Vec<(Position, Position)>, Vec<Position>) {
+    let all = ranges(published.iter().copied());
+    let mut long: Vec<(Position, Position)> = all
+        .iter()
+        .copied()
+        .filter(|(first, last)| last - first >= RUN - 1)
+        .collect();
+    long.sort_unstable_by_key(|(first, last)| first - last);
+    long.truncate(MOST_RANGES);
+    let listed = all.into_iter().filter(|range| !long.contains(range));
+    let listed = listed.flat_map(|(first, last)| first..=last).collect();
+    (long, listed)
+}
 
 /// Keeps the order given. The lease is locked: a takeover waits for this commit or refuses this move. Columns
 /// by name, and none that the parked table could refuse: people alter tables, and a row that cannot be parked
@@ -65,27 +107,24 @@ pub(super) async fn settle(
 
 async fn delete(client: &Client, lease: &Lease, settlement: &Settlement) -> Result<Guarded, Error> {
     let owner = lease.owner.to_string();
-    let row = match ranges(settlement.published.iter().copied())[..] {
-        [(first, last)] => {
-            let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 5] = [
-                (&lease.shard.0, Type::INT2),
-                (&owner, Type::TEXT),
-                (&lease.epoch, Type::INT8),
-                (&first, Type::INT8),
-                (&last, Type::INT8),
-            ];
-            client.query_typed_one(DELETE_RANGE, &parameters).await?
-        }
-        _ => {
-            let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 4] = [
-                (&lease.shard.0, Type::INT2),
-                (&owner, Type::TEXT),
-                (&lease.epoch, Type::INT8),
-                (&settlement.published, Type::INT8_ARRAY),
-            ];
-            client.query_typed_one(DELETE_LIST, &parameters).await?
-        }
-    };
+    let (ranges, listed) = divide(&settlement.published);
+    // An empty list still tells whether the lease is held, and the bound.
+    let list = !listed.is_empty() || ranges.is_empty();
+    let mut parameters: Vec<(&(dyn ToSql + Sync), Type)> = vec![
+        (&lease.shard.0, Type::INT2),
+        (&owner, Type::TEXT),
+        (&lease.epoch, Type::INT8),
+    ];
+    for (first, last) in &ranges {
+        parameters.push((first, Type::INT8));
+        parameters.push((last, Type::INT8));
+    }
+    if list {
+        parameters.push((&listed, Type::INT8_ARRAY));
+    }
+    let row = client
+        .query_typed_one(&delete_rows(ranges.len(), list), &parameters)
+        .await?;
     Guarded::from_row(&row)
 }
 
@@ -120,4 +159,26 @@ async fn park(client: &Client, lease: &Lease, settlement: &Settlement) -> Result
         )
         .await?;
     Ok(row.try_get::<_, i64>(0)?.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_runs_are_ranges_and_the_rest_is_listed() {
+        assert_eq!(divide(&[]), (Vec::new(), Vec::new()));
+        let published: Vec<Position> = (1..=RUN).chain([RUN + 2]).chain(200..=400).collect();
+        assert_eq!(divide(&published), (vec![(200, 400), (1, RUN)], vec![RUN + 2]));
+        let short: Vec<Position> = (1..RUN).collect();
+        assert_eq!(divide(&short), (Vec::new(), short));
+    }
+
+    #[test]
+    fn no_statement_has_more_ranges_than_its_limit() {
+        let many = MOST_RANGES as i64 + 3;
+        let published: Vec<Position> = (0..many).flat_map(|n| n * 1_000..n * 1_000 + RUN).collect();
+        let (ranges, listed) = divide(&published);
+        assert_eq!((ranges.len(), listed.len() as i64), (MOST_RANGES, 3 * RUN));
+    }
 }
