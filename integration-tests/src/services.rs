@@ -173,7 +173,8 @@ pub async fn own_redis_without_persistence() -> Result<Redis, Error> {
     required(redis::private(redis::Kind::Forgetful).await)
 }
 
-/// A private Redis, without persistence, whose wall clock [`Redis::move_clock`] moves; needs `libfaketime`.
+/// A private Redis, without persistence, whose wall clock [`Redis::move_clock`] moves; needs a C
+/// compiler, as Rust does.
 ///
 /// # Errors
 /// As [`own_postgres()`].

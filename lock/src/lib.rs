@@ -7,6 +7,8 @@ pub mod conformance;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 pub mod connection;
 mod error;
+#[doc = include_str!("docs/faults.md")]
+pub mod faults {}
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 pub mod fence;
 mod guard;
@@ -35,7 +37,7 @@ pub use backend::postgres::PostgresBackend;
 #[cfg(feature = "quorum")]
 pub use backend::quorum::QuorumBackend;
 #[cfg(feature = "redis")]
-pub use backend::redis::{RedisBackend, RedisConfig, Replicas};
+pub use backend::redis::{RedisBackend, RedisConfig, RedisUrl, Replicas, Topology};
 #[cfg(feature = "sqlite")]
 pub use backend::sqlite::SqliteBackend;
 pub use backend::{Acquire, Backend, Capabilities, Hold, Release, Remint, Renew, Request, Shape, Wake};

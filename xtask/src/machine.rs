@@ -67,12 +67,6 @@ const NEEDS: [Need; 7] = [
         instead: Some("OUTBOX_TEST_REDIS_URL"),
     },
     Need {
-        what: "libfaketime (tests move the clock of a Redis)",
-        probe: Probe::Program(&[], "faketime"),
-        packages: &["faketime"],
-        instead: None,
-    },
-    Need {
         what: "psycopg2 (the sidecar example inserts from Python)",
         probe: Probe::Python("psycopg2"),
         packages: &["python3-psycopg2"],

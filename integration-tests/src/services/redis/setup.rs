@@ -14,6 +14,9 @@ use crate::services::Error;
 use crate::services::local::{self, Account};
 use crate::services::server::{Local, Origin, Server};
 
+/// The file with the seconds by which the clock is moved.
+const CLOCK: &str = "seconds";
+
 /// The slots of a cluster.
 const SLOTS: usize = 16_384;
 
@@ -57,12 +60,12 @@ async fn start(kind: Kind) -> Result<Redis, Error> {
     let Some(binary) = local::find("redis-server", &[], false) else {
         return Err(missing("no `redis-server` in PATH (Debian: redis-server)"));
     };
-    let clock = match kind {
-        Kind::MovableClock => Some(libfaketime().ok_or_else(|| {
-            missing("no libfaketime to move the clock of a server with (Debian: faketime)")
-        })?),
-        _ => None,
-    };
+    let compiler = local::find("cc", &[], true);
+    if kind == Kind::MovableClock && compiler.is_none() {
+        return Err(missing(
+            "no `cc` to build what moves the clock of a server (Debian: gcc)",
+        ));
+    }
     let port = local::free_port(NAME)?;
     let found = format!("private process, {}", binary.display());
     let local = local::blocking(NAME, move || {
@@ -70,20 +73,21 @@ async fn start(kind: Kind) -> Result<Redis, Error> {
         let supervisor = local::supervise(NAME, account.as_ref())?;
         let directory = supervisor.directory();
         let mut command = local::as_account(account.as_ref());
-        if let Some(library) = clock {
-            let file = directory.join("clock");
-            // The server reads it at every look at the clock.
-            std::fs::write(&file, "+0").map_err(Error::failed(NAME, "set its clock"))?;
-            let account = account.as_ref().map_or("", Account::name);
-            if !account.is_empty() {
-                local::prepare(NAME, &supervisor, &format!("chown {account} {}", local::word(&file)))?;
-            }
-            command += &format!(
-                "env LD_PRELOAD={} FAKETIME_TIMESTAMP_FILE={} FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1 \
-                 DONT_FAKE_MONOTONIC=1 ",
-                local::word(&library),
-                local::word(&file)
+        if let (Kind::MovableClock, Some(compiler)) = (&kind, compiler) {
+            let (source, library) = (directory.join("clock.c"), directory.join("clock.so"));
+            let seconds = directory.join(CLOCK);
+            // Readable by the account of the server.
+            std::fs::write(&source, include_str!("clock.c"))
+                .and_then(|()| std::fs::write(&seconds, 0_i64.to_ne_bytes()))
+                .map_err(Error::failed(NAME, "make its clock"))?;
+            let (source, library, seconds) =
+                (local::word(&source), local::word(&library), local::word(&seconds));
+            let build = format!(
+                "{} -shared -fPIC -O1 -o {library} {source} && chmod a+rx {library} && chmod a+r {seconds}",
+                local::word(&compiler)
             );
+            local::prepare(NAME, &supervisor, &build)?;
+            command += &format!("env LD_PRELOAD={library} MOVABLE_CLOCK={seconds} ");
         }
         command += &local::word(&binary);
         if let Kind::Sentinel(primary) = kind {
@@ -208,15 +212,6 @@ pub(super) async fn directory_of(connection: &mut MultiplexedConnection) -> Redi
     Ok(file.and_then(|file| Some(PathBuf::from(file).parent()?.to_owned())))
 }
 
-/// Where Debian puts it, whatever the machine.
-fn libfaketime() -> Option<PathBuf> {
-    let entries = std::fs::read_dir("/usr/lib").ok()?;
-    entries
-        .flatten()
-        .map(|entry| entry.path().join("faketime/libfaketime.so.1"))
-        .find(|path| path.is_file())
-}
-
 impl Redis {
     /// Moves the wall clock of a server of [`own_redis_with_movable_clock`] so many seconds from the true
     /// time, forward or back, from now on. Other clocks of the machine stay.
@@ -226,18 +221,17 @@ impl Redis {
     /// # Errors
     /// For any other server.
     pub fn move_clock(&self, seconds: i64) -> Result<(), Error> {
-        let file = self.directory().map(|directory| directory.join("clock"));
+        use std::os::unix::fs::FileExt as _;
+
+        let file = self.directory().map(|directory| directory.join(CLOCK));
         let file = file
             .filter(|file| file.is_file())
             .ok_or_else(|| Error::refused(NAME, "the clock of this server cannot be moved".to_owned()))?;
-        // Written aside and renamed: the server may be reading.
-        let aside = file.with_extension("new");
-        std::fs::write(&aside, format!("{seconds:+}"))
-            .and_then(|()| {
-                use std::os::unix::fs::PermissionsExt as _;
-                std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o644))
-            })
-            .and_then(|()| std::fs::rename(&aside, &file))
+        // In place: the server has mapped it.
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(file)
+            .and_then(|file| file.write_all_at(&seconds.to_ne_bytes(), 0))
             .map_err(Error::failed(NAME, "move its clock"))
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 pub struct RedisConfig {
     /// One server, Sentinels or a cluster: [`RedisConfig::node`], [`RedisConfig::sentinel`],
     /// [`RedisConfig::cluster`].
-    pub(super) topology: Topology,
+    pub topology: Topology,
     /// What the Redis keys of this crate begin with; without braces, at most 64 bytes. Default `lock`. All
     /// processes that lock the same things state the same.
     pub prefix: String,
@@ -42,20 +42,26 @@ pub struct Replicas {
 
 /// The shape of the installation.
 #[derive(Debug, Clone)]
-pub(super) enum Topology {
-    Node(Url),
+pub enum Topology {
+    /// One server.
+    Node(RedisUrl),
+    /// The primary that Sentinels know.
     Sentinel {
-        sentinels: Vec<Url>,
+        /// The Sentinels, with their own credentials.
+        sentinels: Vec<RedisUrl>,
+        /// What the Sentinels call the primary.
         primary: String,
-        node: Option<Url>,
+        /// User, password and database number of the primary; its host is not used.
+        node: Option<RedisUrl>,
     },
-    Cluster(Vec<Url>),
+    /// The nodes of a cluster, or some of them.
+    Cluster(Vec<RedisUrl>),
 }
 
 impl RedisConfig {
     /// One server, `redis://user:password@host:6379/0`, with the defaults.
     pub fn node(url: impl Into<String>) -> Self {
-        Self::new(Topology::Node(Url(url.into())))
+        Self::new(Topology::Node(RedisUrl(url.into())))
     }
 
     /// The primary called `primary` that these Sentinels watch, with the defaults. The URLs' credentials are
@@ -82,7 +88,7 @@ impl RedisConfig {
     #[must_use]
     pub fn credentials_of(mut self, url: impl Into<String>) -> Self {
         if let Topology::Sentinel { node, .. } = &mut self.topology {
-            *node = Some(Url(url.into()));
+            *node = Some(RedisUrl(url.into()));
         }
         self
     }
@@ -99,21 +105,33 @@ impl RedisConfig {
     }
 }
 
-fn urls(urls: impl IntoIterator<Item = impl Into<String>>) -> Vec<Url> {
-    urls.into_iter().map(|url| Url(url.into())).collect()
+fn urls(urls: impl IntoIterator<Item = impl Into<String>>) -> Vec<RedisUrl> {
+    urls.into_iter().map(|url| RedisUrl(url.into())).collect()
 }
 
 /// A URL with credentials; it prints as `***`.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Url(String);
+pub struct RedisUrl(String);
 
-impl Url {
+impl RedisUrl {
     pub(super) fn expose(&self) -> &str {
         &self.0
     }
 }
 
-impl fmt::Debug for Url {
+impl From<String> for RedisUrl {
+    fn from(url: String) -> Self {
+        Self(url)
+    }
+}
+
+impl From<&str> for RedisUrl {
+    fn from(url: &str) -> Self {
+        Self(url.to_owned())
+    }
+}
+
+impl fmt::Debug for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }

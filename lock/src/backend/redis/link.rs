@@ -18,7 +18,7 @@ use deadpool_redis::redis::{
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 
-use super::config::{RedisConfig, Topology, Url};
+use super::config::{RedisConfig, RedisUrl, Topology};
 use super::names::slot;
 
 /// How a connection is made.
@@ -187,7 +187,7 @@ impl Dialer {
     }
 }
 
-fn address(url: &Url) -> RedisResult<ConnectionInfo> {
+fn address(url: &RedisUrl) -> RedisResult<ConnectionInfo> {
     url.expose().into_connection_info().map(with_nodelay)
 }
 

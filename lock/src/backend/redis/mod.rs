@@ -60,6 +60,7 @@
 //! whatever is behind it on its connection, so with [`RedisConfig::replicas`] grants go over four
 //! connections of their own. A pool would serve none of the three better.
 
+mod answers;
 mod calls;
 mod check;
 mod config;
@@ -74,15 +75,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use deadpool_redis::redis::{
-    Cmd, ErrorKind as Kind, RedisError, RedisResult, ServerErrorKind, Value, cmd, from_redis_value,
-};
+use deadpool_redis::redis::{Cmd, RedisResult, Value, cmd, from_redis_value};
 use tokio::sync::watch;
 
-pub use config::{RedisConfig, Replicas};
+pub use config::{RedisConfig, RedisUrl, Replicas, Topology};
 
 use crate::backend::{Acquire, Backend, Capabilities, Hold, Release, Remint, Renew, Request, Shape, Wake};
 use crate::{Error, ErrorKind, FencingToken, Key, Owner, RequestId};
+use answers::{grant, is_unknown_script, released, renewed, token, valid};
 use calls::{Call, Calls};
 use error::{failed, unexpected};
 use link::{Dialer, Link};
@@ -356,55 +356,5 @@ impl RedisBackend {
             Ok(answers) => answers,
             Err(error) => calls.iter().map(|_| Err(error.clone())).collect(),
         }
-    }
-}
-
-/// What no script needs to look at.
-fn valid(request: &Request) -> Result<(), Error> {
-    let refused = |context: &'static str| Err(Error::new(ErrorKind::Invalid, "acquire", context));
-    if request.ttl < Duration::from_millis(1) {
-        return refused("a lock was asked for with a ttl below 1 ms: lengthen the ttl");
-    }
-    if request.shape == (Shape::Permit { limit: 0 }) {
-        return refused("a semaphore of no permits grants nothing: raise its limit");
-    }
-    Ok(())
-}
-
-fn is_unknown_script(error: &RedisError) -> bool {
-    matches!(error.kind(), Kind::Server(ServerErrorKind::NoScript))
-}
-
-/// A token, or minus the milliseconds to wait.
-fn grant(answer: Value) -> Result<Acquire, Error> {
-    match answer {
-        Value::Int(wait) if wait <= 0 => Ok(Acquire::Held {
-            retry_after: Duration::from_millis(wait.unsigned_abs().max(1)),
-        }),
-        answer => token(answer, "acquire").map(|token| Acquire::Granted { token }),
-    }
-}
-
-fn released(answer: &Value) -> Result<Release, Error> {
-    match answer {
-        Value::Int(1) => Ok(Release::Released),
-        Value::Int(0) => Ok(Release::NotHeld),
-        _ => Err(unexpected("release")),
-    }
-}
-
-fn token(answer: Value, operation: &'static str) -> Result<FencingToken, Error> {
-    from_redis_value(answer)
-        .ok()
-        .and_then(FencingToken::new)
-        .ok_or_else(|| unexpected(operation))
-}
-
-fn renewed(answer: RedisResult<Value>) -> Result<Renew, Error> {
-    match answer.map_err(|cause| failed("renew", cause))? {
-        Value::Int(1) => Ok(Renew::Renewed),
-        Value::Int(0) => Ok(Renew::Expired),
-        Value::Int(2) => Ok(Renew::Stolen),
-        _ => Err(unexpected("renew")),
     }
 }
