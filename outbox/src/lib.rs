@@ -73,7 +73,7 @@ mod wakeup;
 
 pub use connection::{Backend, Connection, Database, Driver};
 pub use error::{Error, ErrorKind};
-pub use migration::{ddl, migrate};
+pub use migration::{ddl, migrate, shards_ddl};
 pub use outbox::{Outbox, OutboxBuilder, TraceContext};
 pub use outbox_broker::{InvalidMessage, Limits, Message, MessageBuilder, MessageId};
 pub use relay::{Relay, RelayOptions, RelayStatus, RetryPolicy};

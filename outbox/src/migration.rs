@@ -91,6 +91,26 @@ pub const fn ddl(database: Database) -> &'static str {
     }
 }
 
+/// Statements that divide an empty outbox of PostgreSQL into `shards`, each with a sequence of its own, so that
+/// the positions of a shard are dense and a missing one means an open transaction or a rolled-back one.
+///
+/// Run them where nobody enqueues: a key may change its shard, so they refuse an outbox that is not empty. All
+/// producers then say [`OutboxBuilder::shards`](crate::OutboxBuilder::shards) with the same number; a row of a
+/// shard that is not there is refused.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`]: `shards` is not 1 to 256.
+pub fn shards_ddl(shards: i16) -> Result<String, Error> {
+    if !(1..=crate::shard::MAX_SHARDS).contains(&shards) {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            "divide",
+            format!("shards is {shards}; choose 1 to {}", crate::shard::MAX_SHARDS),
+        ));
+    }
+    Ok(include_str!("migrations/postgres/shards.sql").replace("{shards}", &shards.to_string()))
+}
+
 /// Creates the tables of the outbox or brings them up to date; does nothing if they are.
 ///
 /// # Errors

@@ -60,7 +60,8 @@ impl OutboxBuilder {
 
     /// Number of shards, 1 to 256, the same in every process of the deployment. Default 1: one relay drains
     /// one shard faster than most brokers take. The order of a key holds within its shard; a key's shard is
-    /// FNV-1a (64 bits) of its UTF-8 bytes modulo this number.
+    /// FNV-1a (64 bits) of its UTF-8 bytes modulo this number. On PostgreSQL divide the tables first with
+    /// [`shards_ddl`](crate::shards_ddl).
     pub fn shards(mut self, shards: i16) -> Self {
         self.shards = shards;
         self

@@ -199,6 +199,26 @@ pub struct ParkedFailure {
     pub error: String,
 }
 
+/// What settled rows leave in the hot table until the database cleans up, and what keeps it from doing so.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bloat {
+    /// Deleted rows still in the table, as the database estimates them.
+    pub dead_tuples: u64,
+    /// Bytes of the table with its index.
+    pub bytes: u64,
+    /// The oldest transaction that may still see them.
+    pub pin: Option<Pin>,
+}
+
+/// Who keeps old rows alive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pin {
+    /// How long it has been open, where the database knows.
+    pub age: Option<Duration>,
+    /// A session with its user and program, a prepared transaction, or a replication slot.
+    pub holder: String,
+}
+
 /// How much waits in the database, without counting rows where that is not free.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Backlog {

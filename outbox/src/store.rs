@@ -10,7 +10,8 @@ use async_trait::async_trait;
 
 use crate::Error;
 use crate::record::{
-    Backlog, Claim, ClaimRequest, Lease, Owner, Parked, ParkedSettlement, Position, Settlement, TransactionId,
+    Backlog, Bloat, Claim, ClaimRequest, Lease, Owner, Parked, ParkedSettlement, Position, Settlement,
+    TransactionId,
 };
 
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
@@ -142,6 +143,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// How much waits, over all shards; bounded cost.
     async fn backlog(&self) -> Result<Backlog, Error>;
+
+    /// Dead rows of the hot table and who pins them; `None` where the database keeps none. Bounded cost.
+    async fn bloat(&self) -> Result<Option<Bloat>, Error> {
+        Ok(None)
+    }
 
     /// Who holds which shard and for how long yet, for `status`.
     async fn leases(&self) -> Result<Vec<LeaseState>, Error>;

@@ -19,5 +19,6 @@ mod pooler;
 mod readers;
 mod rows;
 mod servers;
+mod shards;
 mod stage;
 mod strangers;

@@ -15,7 +15,7 @@ const LONGER: [(&str, usize); 8] = [
     ("consumer/src/worker.rs", 565),
     ("integration-tests/src/services/postgres.rs", 434),
     ("integration-tests/src/services/rabbitmq.rs", 469),
-    ("outbox/src/relay/lease.rs", 514),
+    ("outbox/src/relay/lease.rs", 509),
     ("relay/src/config/read.rs", 491),
 ];
 

@@ -24,7 +24,7 @@ use super::Summary;
 use super::options::RetryPolicy;
 use super::shard::{Context, End, ShardTask, Signals};
 use super::status::{RelayState, chain};
-use crate::record::{Backlog, Lease, Owner, Shard};
+use crate::record::{Lease, Owner, Shard};
 use crate::store::Renewed;
 use crate::{Error, Wakeup};
 
@@ -135,12 +135,7 @@ async fn look_for_producers(ctx: Arc<Context>, wakeup: Option<Wakeup>, wake: wat
 
 async fn measure_backlog(ctx: Arc<Context>) {
     loop {
-        match ctx.store.backlog().await {
-            Ok(backlog) => ctx.meters.backlog(&backlog),
-            Err(error) => {
-                tracing::debug!(error = %chain(&error), limit = Backlog::COUNT_LIMIT, "backlog not measured");
-            }
-        }
+        ctx.meters.measure(ctx.store.as_ref()).await;
         sleep(ctx.options.backlog_interval).await;
     }
 }

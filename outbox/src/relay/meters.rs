@@ -11,11 +11,19 @@ use metrics::{
 };
 use outbox_broker::{Message, Outcome};
 
-use crate::record::Backlog;
+use super::status::chain;
+use crate::record::{Backlog, Bloat};
+use crate::store::Store;
 
 /// Topics with a label of their own; further ones are counted together as `_other`. Chosen: what one
 /// dashboard can show.
 const MOST_TOPICS: usize = 200;
+
+/// From here on a pinned table is worth a line in the log. Chosen: what autovacuum would remove ten times over.
+const DEAD_TUPLES_TO_WARN_OF: u64 = 100_000;
+
+/// As [`DEAD_TUPLES_TO_WARN_OF`]. Chosen: longer than a transaction of a service.
+const PINNED_TO_WARN_OF: Duration = Duration::from_secs(60);
 
 /// The handles, made once so that counting is an atomic add.
 #[derive(Clone)]
@@ -126,7 +134,37 @@ impl Meters {
         gauge("outbox_circuit_open", f64::from(u8::from(open)));
     }
 
-    pub(super) fn backlog(&self, backlog: &Backlog) {
+    /// Asks the database how much waits and how much it drags along.
+    pub(super) async fn measure(&self, store: &dyn Store) {
+        match store.backlog().await {
+            Ok(backlog) => self.backlog(&backlog),
+            Err(error) => tracing::debug!(error = %chain(&error), "backlog not measured"),
+        }
+        match store.bloat().await {
+            Ok(Some(bloat)) => self.bloat(&bloat),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(error = %chain(&error), "dead rows not measured"),
+        }
+    }
+
+    fn bloat(&self, bloat: &Bloat) {
+        let pinned = bloat.pin.as_ref().and_then(|pin| pin.age).unwrap_or_default();
+        let set =
+            |name: &'static str, value: f64| gauge!(name, "source" => self.source.to_string()).set(value);
+        set("outbox_dead_tuples", bloat.dead_tuples as f64);
+        set("outbox_table_bytes", bloat.bytes as f64);
+        set("outbox_vacuum_pinned_seconds", pinned.as_secs_f64());
+        if let Some(pin) = &bloat.pin
+            && bloat.dead_tuples >= DEAD_TUPLES_TO_WARN_OF
+            && pinned >= PINNED_TO_WARN_OF
+        {
+            tracing::warn!(source = %self.source, dead_tuples = bloat.dead_tuples, bytes = bloat.bytes,
+                seconds = pinned.as_secs(), holder = pin.holder,
+                "an old transaction keeps settled rows in the table, which grows until it ends");
+        }
+    }
+
+    fn backlog(&self, backlog: &Backlog) {
         let age = backlog.oldest_age.unwrap_or_default().as_secs_f64();
         gauge!("outbox_oldest_pending_age_seconds", "source" => self.source.to_string()).set(age);
         let bounded = |count: u64| count < Backlog::COUNT_LIMIT;
@@ -175,6 +213,12 @@ fn describe() {
     describe_gauge!("outbox_gap_positions", "Missing positions below the floor");
     describe_gauge!("outbox_blocked_keys", "Keys held back by a failed message");
     describe_gauge!("outbox_circuit_open", "1 while the broker does not answer");
+    describe_gauge!("outbox_dead_tuples", "Settled rows that vacuum has not removed");
+    describe_gauge!("outbox_table_bytes", "Size of the hot table with its index");
+    describe_gauge!(
+        "outbox_vacuum_pinned_seconds",
+        "Age of the oldest transaction that may still see settled rows"
+    );
     describe_gauge!(
         "outbox_oldest_pending_age_seconds",
         "Age of the oldest message not yet published"

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::Error;
-use crate::record::{Backlog, Shard};
+use crate::record::{Backlog, Bloat, Shard};
 use crate::store::Store;
 
 /// Bytes kept of an error's text: in the status and with a parked row. Chosen: a page.
@@ -180,6 +180,14 @@ impl RelayStatus {
     /// Those of [`Store::backlog`].
     pub async fn backlog(&self) -> Result<Backlog, Error> {
         self.store.backlog().await
+    }
+
+    /// What settled rows leave behind in the database; asks it.
+    ///
+    /// # Errors
+    /// Those of [`Store::bloat`].
+    pub async fn bloat(&self) -> Result<Option<Bloat>, Error> {
+        self.store.bloat().await
     }
 
     pub(super) fn set_state(&self, state: RelayState) {

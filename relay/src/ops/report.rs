@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outbox::record::Backlog;
+use outbox::record::{Backlog, Bloat};
 use outbox::store::Store;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -43,6 +43,9 @@ pub struct SourceReport {
     pub problems: Vec<String>,
     /// What waits in the database; none if it cannot be asked.
     pub backlog: Option<BacklogReport>,
+    /// What settled rows leave behind; none where the database keeps none.
+    #[serde(default)]
+    pub bloat: Option<BloatReport>,
     /// Who holds which shard.
     pub leases: Vec<LeaseReport>,
     /// The relay's own view, as `outbox::RelaySnapshot` serialises; none when it is not running.
@@ -82,6 +85,31 @@ impl From<Backlog> for BacklogReport {
     }
 }
 
+/// Dead rows of the hot table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BloatReport {
+    /// Settled rows not removed yet.
+    pub dead_tuples: u64,
+    /// Bytes of the table with its index.
+    pub bytes: u64,
+    /// Who may still see them; none: nobody.
+    pub pinned_by: Option<String>,
+    /// For how long, in seconds.
+    pub pinned_seconds: Option<f64>,
+}
+
+impl From<Bloat> for BloatReport {
+    fn from(bloat: Bloat) -> Self {
+        let age = bloat.pin.as_ref().and_then(|pin| pin.age);
+        Self {
+            dead_tuples: bloat.dead_tuples,
+            bytes: bloat.bytes,
+            pinned_by: bloat.pin.map(|pin| pin.holder),
+            pinned_seconds: age.map(|age| age.as_secs_f64()),
+        }
+    }
+}
+
 /// One shard's lease.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LeaseReport {
@@ -112,19 +140,23 @@ pub(crate) async fn source_report(
     max_oldest_age: Duration,
 ) -> SourceReport {
     let asked = tokio::time::timeout(TIMEOUT, async {
-        Ok::<_, outbox::Error>((store.backlog().await?, store.leases().await?))
+        Ok::<_, outbox::Error>((
+            store.backlog().await?,
+            store.leases().await?,
+            store.bloat().await?,
+        ))
     })
     .await;
     let mut problems = Vec::new();
-    let (backlog, leases) = match asked {
-        Ok(Ok((backlog, leases))) => (Some(backlog), leases),
+    let (backlog, leases, bloat) = match asked {
+        Ok(Ok((backlog, leases, bloat))) => (Some(backlog), leases, bloat),
         Ok(Err(failed)) => {
             problems.push(format!("database: {}", error::chain(&failed)));
-            (None, Vec::new())
+            (None, Vec::new(), None)
         }
         Err(_) => {
             problems.push(format!("database: no answer within {}", format_duration(TIMEOUT)));
-            (None, Vec::new())
+            (None, Vec::new(), None)
         }
     };
     if let Some(backlog) = &backlog {
@@ -140,6 +172,7 @@ pub(crate) async fn source_report(
         broker: names.broker.to_owned(),
         problems,
         backlog: backlog.map(BacklogReport::from),
+        bloat: bloat.map(BloatReport::from),
         leases: leases
             .into_iter()
             .map(|lease| LeaseReport {
@@ -252,6 +285,21 @@ impl SourceReport {
                 format!(
                     "{} scheduled, {} retry, {} dead; {} keys blocked",
                     backlog.scheduled, backlog.retry, backlog.dead, backlog.blocked_keys
+                ),
+            );
+        }
+        if let Some(bloat) = &self.bloat {
+            let pin = match (&bloat.pinned_by, bloat.pinned_seconds) {
+                (Some(holder), Some(age)) => format!(", pinned for {age:.0}s by {holder}"),
+                (Some(holder), None) => format!(", pinned by {holder}"),
+                (None, _) => String::new(),
+            };
+            put(
+                "dead rows",
+                format!(
+                    "{} in a table of {} KiB{pin}",
+                    bloat.dead_tuples,
+                    bloat.bytes / 1024
                 ),
             );
         }

@@ -45,6 +45,13 @@ const HASTY_ROLES: &str = "\
     WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) \
       AND EXISTS (SELECT FROM unnest(s.setconfig) c WHERE c = 'synchronous_commit=off')";
 
+/// Whether a trigger gives each shard positions of its own sequence.
+const OWN_SEQUENCES: &str = "\
+    SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass('outbox') AND tgname = 'outbox_position' \
+      AND tgenabled IN ('O', 'A')) \
+    AND NOT EXISTS (SELECT FROM outbox_lease l WHERE NOT EXISTS (SELECT FROM pg_sequence s \
+      WHERE s.seqrelid = to_regclass('outbox_position_' || l.shard) AND s.seqcache = 1))";
+
 /// Whether there are rows of a shard that no lease covers: nobody publishes them. Two probes of the index.
 const STRAY_SHARD: &str = "\
     SELECT s.shard FROM (SELECT min(shard) AS shard FROM outbox UNION SELECT max(shard) FROM outbox) s \
@@ -136,6 +143,7 @@ pub(super) struct Found {
     columns: Vec<Column>,
     hasty_roles: Vec<String>,
     stray_shard: Option<i16>,
+    own_sequences: bool,
     layout: layout::Found,
 }
 
@@ -153,6 +161,7 @@ pub(super) async fn found(client: &Client) -> Result<Found, Error> {
         columns: Vec::new(),
         hasty_roles: Vec::new(),
         stray_shard: None,
+        own_sequences: false,
         layout: layout::Found::default(),
     };
     for role in client.query_typed(HASTY_ROLES, &[]).await? {
@@ -193,6 +202,7 @@ pub(super) async fn found(client: &Client) -> Result<Found, Error> {
     };
     if found.layout.shards > 0 && has("shard") {
         let stray = client.query_typed_opt(STRAY_SHARD, &[]).await?;
+        found.own_sequences = client.query_typed_one(OWN_SEQUENCES, &[]).await?.try_get(0)?;
         found.stray_shard = stray.map(|row| row.try_get(0)).transpose()?;
     }
     for row in client.query_typed(INDEXES, &[]).await? {
@@ -250,6 +260,7 @@ impl Found {
                     "the sequence of outbox.id caches values, which breaks the order of keys; run ALTER TABLE outbox ALTER COLUMN id SET CACHE 1",
                 ));
             }
+            None if self.own_sequences => {}
             None => {
                 return Err(schema(
                     "column outbox.id has no sequence of its own; restore the identity",

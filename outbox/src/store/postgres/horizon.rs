@@ -6,9 +6,11 @@
 //! included; a rolled-back savepoint gives up both. So the positions below the smallest transaction id among
 //! the holders of that lock are settled, committed or gone.
 
+use std::time::Duration;
+
 use tokio_postgres::{Client, Error};
 
-use crate::record::TransactionId;
+use crate::record::{Bloat, Pin, TransactionId};
 
 /// Every transaction below this id has ended.
 const OLDEST: &str = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint";
@@ -38,6 +40,39 @@ pub(super) async fn read(client: &Client, writers: bool) -> Result<Option<Transa
     };
     let writers = ids.into_iter().filter_map(|id| u32::try_from(id).ok());
     Ok(Some(passed(oldest, next, writers)))
+}
+
+/// Dead rows, size, and the oldest snapshot that may still see them. Other users' sessions show only to members
+/// of pg_monitor.
+const BLOAT: &str = "\
+    SELECT s.n_dead_tup, pg_total_relation_size(s.relid), p.holder, \
+      (extract(epoch FROM clock_timestamp() - p.since) * 1000000)::bigint \
+    FROM pg_stat_user_tables s LEFT JOIN LATERAL ( \
+      SELECT age(backend_xmin) AS xids, xact_start AS since, \
+        format('pid %s (user %s, program %s, %s)', pid, usename, application_name, state) AS holder \
+      FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid() \
+        AND backend_type <> 'autovacuum worker' AND coalesce(datname, current_database()) = current_database() \
+      UNION ALL SELECT age(transaction), prepared, format('prepared transaction %s', gid) \
+      FROM pg_prepared_xacts WHERE database = current_database() \
+      UNION ALL SELECT age(xmin), NULL, format('replication slot %s', slot_name) \
+      FROM pg_replication_slots WHERE xmin IS NOT NULL \
+      ORDER BY 1 DESC LIMIT 1) p ON true \
+    WHERE s.relid = 'outbox'::regclass";
+
+/// What settled rows leave behind.
+pub(super) async fn bloat(client: &Client) -> Result<Option<Bloat>, Error> {
+    let Some(row) = client.query_typed_opt(BLOAT, &[]).await? else {
+        return Ok(None);
+    };
+    let age: Option<i64> = row.try_get(3)?;
+    let age = age.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0)));
+    Ok(Some(Bloat {
+        dead_tuples: row.try_get::<_, i64>(0)?.unsigned_abs(),
+        bytes: row.try_get::<_, i64>(1)?.unsigned_abs(),
+        pin: row
+            .try_get::<_, Option<String>>(2)?
+            .map(|holder| Pin { age, holder }),
+    }))
 }
 
 /// The greater of two true answers.

@@ -25,7 +25,9 @@ use async_trait::async_trait;
 use tokio::time::timeout;
 
 use super::{LeaseState, Renewed, Settled, Store, StoreTraits};
-use crate::record::{Backlog, Claim, ClaimRequest, Lease, Owner, Parked, ParkedSettlement, Settlement};
+use crate::record::{
+    Backlog, Bloat, Claim, ClaimRequest, Lease, Owner, Parked, ParkedSettlement, Settlement,
+};
 use crate::{Database, Error};
 
 mod check;
@@ -227,6 +229,12 @@ impl Store for PostgresStore {
         let session = self.session("backlog").await?;
         let backlog = timeout(self.config.statement_timeout, check::backlog(session.client())).await;
         session.end(backlog)
+    }
+
+    async fn bloat(&self) -> Result<Option<Bloat>, Error> {
+        let session = self.session("bloat").await?;
+        let bloat = timeout(self.config.statement_timeout, horizon::bloat(session.client())).await;
+        session.end(bloat)
     }
 
     async fn leases(&self) -> Result<Vec<LeaseState>, Error> {
