@@ -95,6 +95,14 @@ pub trait Driver: diesel_async::AsyncConnection + sealed::Sealed + 'static {
     #[doc(hidden)]
     fn mint(&mut self, resource: &str, within: Duration) -> impl Future<Output = QueryResult<i64>> + Send;
 
+    /// Takes the lock of a name until the transaction ends; `None` does not wait for it.
+    #[doc(hidden)]
+    fn exclude(
+        &mut self,
+        name: &str,
+        within: Option<Duration>,
+    ) -> impl Future<Output = QueryResult<bool>> + Send;
+
     /// Begins a transaction that will write.
     #[doc(hidden)]
     fn begin(&mut self) -> impl Future<Output = QueryResult<()>> + Send;

@@ -26,6 +26,8 @@ mod shapes;
 mod telemetry;
 mod token;
 mod token_source;
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+pub mod transaction;
 mod waiting;
 mod watchdog;
 

@@ -6,6 +6,7 @@
     reason = "a test program"
 )]
 
+mod excluding;
 mod isolation;
 mod scenarios;
 mod site;
@@ -60,6 +61,9 @@ on_every_database! {
     scenarios::keys_differ_by_case_accent_and_trailing_blank,
     scenarios::migrators_may_run_at_once_and_again,
     scenarios::without_tables_the_error_says_migrate,
+    excluding::a_lock_ends_with_its_transaction,
+    excluding::a_wait_for_a_transaction_ends_with_it_or_at_its_limit,
+    excluding::a_lock_outside_a_transaction_is_refused,
     tokens::minted_tokens_fence_their_elders,
     tokens::tokens_minted_at_once_are_all_different,
     tokens::minting_waits_for_a_protected_transaction_but_not_for_ever,

@@ -9,6 +9,7 @@ use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl, Transacti
 
 use super::{Database, Dialect, Driver, Number, connections, sealed};
 use crate::fence::mysql as fence;
+use crate::transaction::mysql as transaction;
 
 impl sealed::Sealed for AsyncMysqlConnection {}
 
@@ -21,6 +22,10 @@ impl Driver for AsyncMysqlConnection {
 
     async fn mint(&mut self, resource: &str, within: Duration) -> QueryResult<i64> {
         fence::mint(self, resource, within).await
+    }
+
+    async fn exclude(&mut self, name: &str, within: Option<Duration>) -> QueryResult<bool> {
+        transaction::exclude(self, name, within).await
     }
 
     async fn begin(&mut self) -> QueryResult<()> {

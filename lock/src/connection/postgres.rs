@@ -11,6 +11,7 @@ use diesel_async::{
 
 use super::{Database, Dialect, Driver, Number, connections, sealed};
 use crate::fence::postgres as fence;
+use crate::transaction::postgres as transaction;
 
 /// Serialises migrators of every component; the constant is "outbox" in ASCII.
 const SCHEMA_LOCK: &str = "SELECT pg_advisory_xact_lock(122546542313336)";
@@ -26,6 +27,10 @@ impl Driver for AsyncPgConnection {
 
     async fn mint(&mut self, resource: &str, within: Duration) -> QueryResult<i64> {
         fence::mint(self, resource, within).await
+    }
+
+    async fn exclude(&mut self, name: &str, within: Option<Duration>) -> QueryResult<bool> {
+        transaction::exclude(self, name, within).await
     }
 
     async fn begin(&mut self) -> QueryResult<()> {

@@ -10,6 +10,7 @@ use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 
 use super::{Database, Dialect, Driver, Number, connections, sealed};
 use crate::fence::sqlite as fence;
+use crate::transaction::sqlite as transaction;
 
 type AsyncSqlite = SyncConnectionWrapper<SqliteConnection>;
 
@@ -26,6 +27,10 @@ impl Driver for AsyncSqlite {
 
     async fn mint(&mut self, resource: &str, within: Duration) -> QueryResult<i64> {
         fence::mint(self, resource, within).await
+    }
+
+    async fn exclude(&mut self, name: &str, within: Option<Duration>) -> QueryResult<bool> {
+        transaction::exclude(self, name, within).await
     }
 
     /// `BEGIN IMMEDIATE`: a transaction that will write takes the lock first, instead of failing half-way.

@@ -171,15 +171,36 @@ pub(crate) fn unnumbered<'b>(sql: &str, binds: &[Bind<'b>]) -> (String, Vec<Bind
         let value = part[..digits]
             .parse()
             .ok()
-            .and_then(|number: usize| binds.get(number - 1));
+            .and_then(|number: usize| binds.get(number.checked_sub(1)?));
         match value {
             Some(value) => {
                 values.push(*value);
                 text.push('?');
             }
-            None => text.push_str(&part[..digits]),
+            None => {
+                text.push('$');
+                text.push_str(&part[..digits]);
+            }
         }
         text.push_str(&part[digits..]);
     }
     (text, values)
+}
+
+#[cfg(all(test, feature = "mysql"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_question_mark_gets_its_value() {
+        let (text, values) = unnumbered(
+            "a = $1 AND b = $12 OR $2 <> $1",
+            &[Bind::Number(7), Bind::Flag(true)],
+        );
+        assert_eq!(text, "a = ? AND b = $12 OR ? <> ?");
+        assert!(matches!(
+            values[..],
+            [Bind::Number(7), Bind::Flag(true), Bind::Number(7)]
+        ));
+    }
 }
