@@ -1,5 +1,4 @@
-//! Distributed locks with renewal, a loss signal that fires locally, and a fencing token that the database
-//! checks.
+#![doc = include_str!("docs/front.md")]
 
 pub mod backend;
 #[cfg(feature = "conformance")]

@@ -3,7 +3,7 @@
 use crate::tree::Tree;
 
 /// The crates whose features the front page lists.
-const LISTED: [&str; 4] = ["broker", "outbox", "consumer", "relay"];
+const LISTED: [&str; 5] = ["broker", "outbox", "consumer", "relay", "lock"];
 
 /// The feature behind which each contract keeps its conformance suite: for authors of adapters, not listed.
 const SUITE: &str = "conformance";
