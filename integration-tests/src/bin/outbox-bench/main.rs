@@ -9,6 +9,7 @@ mod drain;
 mod engine;
 mod enqueue;
 mod latency;
+mod lock;
 mod memory;
 mod pinned;
 mod publish;
@@ -42,6 +43,8 @@ enum Bench {
     Latency(latency::Options),
     /// The most memory a relay takes: a large backlog drained, and a broker that is away.
     Memory(memory::Options),
+    /// Acquisitions and handovers a second of locks in one Redis, against the least a lock must do and a peer.
+    Lock(lock::Options),
     /// A process of a benchmark.
     #[command(hide = true, subcommand)]
     Child(child::Role),
@@ -57,6 +60,7 @@ async fn main() -> Result<()> {
         Bench::Pinned(options) => pinned::run(&options).await,
         Bench::Latency(options) => latency::run(&options).await,
         Bench::Memory(options) => memory::run(&options).await,
+        Bench::Lock(options) => lock::run(&options).await,
         Bench::Child(role) => child::run(&role).await,
         Bench::Publish(options) => publish::run(&options).await,
     }
