@@ -6,6 +6,8 @@ use std::sync::Arc;
 #[cfg(feature = "sqlite")]
 use diesel::SqliteConnection;
 use diesel_async::AsyncConnection;
+#[cfg(feature = "mysql")]
+use diesel_async::AsyncMysqlConnection;
 #[cfg(feature = "postgres")]
 use diesel_async::AsyncPgConnection;
 #[cfg(feature = "sqlite")]
@@ -16,6 +18,8 @@ use outbox::Database;
 use outbox::migration;
 use outbox::relay::{self, RelayOptions, RetryPolicy};
 use outbox::store::Store;
+#[cfg(feature = "mysql")]
+use outbox::store::mysql::{MysqlConfig, MysqlStore};
 #[cfg(feature = "postgres")]
 use outbox::store::postgres::{PostgresConfig, PostgresStore};
 #[cfg(feature = "sqlite")]
@@ -52,6 +56,9 @@ pub(crate) enum Place {
     /// PostgreSQL.
     #[cfg(feature = "postgres")]
     Postgres(PostgresConfig),
+    /// MariaDB or MySQL.
+    #[cfg(feature = "mysql")]
+    Mysql(MysqlConfig),
     /// SQLite.
     #[cfg(feature = "sqlite")]
     Sqlite(String),
@@ -68,6 +75,13 @@ pub(crate) fn place(source: &Source) -> Result<Place, Error> {
             config.poll_min = config.poll_min.min(config.poll_max);
             Place::Postgres(config)
         }
+        #[cfg(feature = "mysql")]
+        Source::Mysql(database) => {
+            let mut config = MysqlConfig::new(url);
+            config.poll_max = database.poll_interval;
+            config.poll_min = config.poll_min.min(config.poll_max);
+            Place::Mysql(config)
+        }
         #[cfg(feature = "sqlite")]
         Source::Sqlite(_) => Place::Sqlite(sqlite_path(&url).to_owned()),
     })
@@ -79,6 +93,8 @@ impl Place {
         Ok(match self {
             #[cfg(feature = "postgres")]
             Self::Postgres(config) => Arc::new(PostgresStore::connect(config.clone()).await?),
+            #[cfg(feature = "mysql")]
+            Self::Mysql(config) => Arc::new(MysqlStore::connect(config.clone()).await?),
             #[cfg(feature = "sqlite")]
             Self::Sqlite(path) => Arc::new(SqliteStore::connect(SqliteConfig::new(path)).await?),
         })
@@ -93,6 +109,15 @@ impl Place {
                 // connection.
                 PostgresStore::connect(config.clone()).await?;
                 let mut connection = AsyncPgConnection::establish(&config.url)
+                    .await
+                    .map_err(|error| unreachable_database("the connection broke; try again", error))?;
+                migration::run(&mut connection, &migration::OUTBOX).await
+            }
+            #[cfg(feature = "mysql")]
+            Self::Mysql(config) => {
+                MysqlStore::connect(config.clone()).await?;
+                let url = config.url.replacen("mariadb://", "mysql://", 1);
+                let mut connection = AsyncMysqlConnection::establish(&url)
                     .await
                     .map_err(|error| unreachable_database("the connection broke; try again", error))?;
                 migration::run(&mut connection, &migration::OUTBOX).await
@@ -121,6 +146,8 @@ pub(crate) fn ddl(source: &Source) -> &'static str {
     outbox::ddl(match source {
         #[cfg(feature = "postgres")]
         Source::Postgres(_) => Database::Postgres,
+        #[cfg(feature = "mysql")]
+        Source::Mysql(_) => Database::Mysql,
         #[cfg(feature = "sqlite")]
         Source::Sqlite(_) => Database::Sqlite,
     })

@@ -3,8 +3,8 @@
 //! The binary `outbox-relay` is [`command::main`]. The library exists for its tests; it promises no stable
 //! interface, the configuration and the commands do.
 
-#[cfg(not(any(feature = "postgres", feature = "sqlite")))]
-compile_error!("a relay reads a database: enable the feature `postgres` or `sqlite`");
+#[cfg(not(any(feature = "postgres", feature = "mysql", feature = "sqlite")))]
+compile_error!("a relay reads a database: enable the feature `postgres`, `mysql` or `sqlite`");
 
 mod assemble;
 pub mod command;

@@ -15,7 +15,7 @@ pub(crate) struct Package {
 }
 
 /// The sidecar refuses to compile without a database; these are the ones it knows.
-const SIDECAR: (&str, [&str; 2]) = ("outbox-relay", ["sqlite", "postgres"]);
+const SIDECAR: (&str, [&str; 3]) = ("outbox-relay", ["sqlite", "postgres", "mysql"]);
 
 impl Package {
     /// What is compiled: no feature, then each alone, as `--features` takes it.

@@ -16,6 +16,9 @@ pub enum Source {
     /// PostgreSQL 13 or later.
     #[cfg(feature = "postgres")]
     Postgres(Database),
+    /// MariaDB 10.6 or MySQL 8.0, or later.
+    #[cfg(feature = "mysql")]
+    Mysql(Database),
     /// A SQLite file.
     #[cfg(feature = "sqlite")]
     Sqlite(Database),
@@ -27,6 +30,8 @@ impl Source {
         match self {
             #[cfg(feature = "postgres")]
             Self::Postgres(database) => database,
+            #[cfg(feature = "mysql")]
+            Self::Mysql(database) => database,
             #[cfg(feature = "sqlite")]
             Self::Sqlite(database) => database,
         }
@@ -37,6 +42,8 @@ impl Source {
         match self {
             #[cfg(feature = "postgres")]
             Self::Postgres(database) => database,
+            #[cfg(feature = "mysql")]
+            Self::Mysql(database) => database,
             #[cfg(feature = "sqlite")]
             Self::Sqlite(database) => database,
         }
@@ -47,6 +54,8 @@ impl Source {
         match self {
             #[cfg(feature = "postgres")]
             Self::Postgres(_) => "postgres",
+            #[cfg(feature = "mysql")]
+            Self::Mysql(_) => "mysql",
             #[cfg(feature = "sqlite")]
             Self::Sqlite(_) => "sqlite",
         }
@@ -57,6 +66,8 @@ impl Source {
         match self {
             #[cfg(feature = "postgres")]
             Self::Postgres(_) => &["postgres", "postgresql"],
+            #[cfg(feature = "mysql")]
+            Self::Mysql(_) => &["mysql", "mariadb"],
             #[cfg(feature = "sqlite")]
             Self::Sqlite(_) => &["sqlite"],
         }
@@ -66,7 +77,8 @@ impl Source {
 /// How one outbox is read. The defaults are those of [`RelayOptions`].
 #[derive(Debug, Clone, Deserialize, Serialize)]
 pub struct Database {
-    /// Where the database is: `postgres://user@host/database`, or `sqlite:PATH` for a file.
+    /// Where the database is: `postgres://user@host/database`, `mysql://user@host/database`, or
+    /// `sqlite:PATH` for a file.
     pub url: Secret,
     /// Rows read by one claim, and messages handed over in one publish, at most. Default 1,000.
     #[serde(
