@@ -151,7 +151,7 @@ fn a_value_out_of_its_range_is_refused() {
 fn a_wrong_choice_is_refused_with_the_choices() {
     assert_eq!(
         error_with("\"postgres\"", "\"postgre\""),
-        "relay.toml:5:8: source.orders.kind: \"postgre\" is not one of \"postgres\", \"sqlite\"; did you mean `postgres`?"
+        "relay.toml:5:8: source.orders.kind: \"postgre\" is not one of \"postgres\", \"mysql\", \"sqlite\"; did you mean `postgres`?"
     );
     assert_eq!(
         error_with("kind = \"rabbitmq\"\n", ""),
