@@ -15,6 +15,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         "outbox-testing",
         "--bin",
         "outbox-bench",
+        "--features",
+        "bench",
         "--",
     ];
     succeed(&mut cargo::command(

@@ -1,10 +1,12 @@
 //! Many waiters on one key: how long they wait, how fast it changes hands, and who gets it how often.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout_at};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::timeout_at;
 
 use super::Plan;
 use super::peers::{Peer, Peers, locks};
@@ -27,12 +29,16 @@ struct Seen {
     holds: Vec<f64>,
     /// Acquisitions of each waiter.
     counts: Vec<u64>,
+    /// How often the holder was another than the one before: who takes again what it just released hands
+    /// nothing over.
+    handovers: u64,
     time: Duration,
 }
 
 pub(super) async fn run(plan: &Plan, peers: &Peers) -> Result<()> {
     let mut waits = Report::new("lock-wait", "p99_wait", "µs");
     let mut handovers = Report::new("lock-handover", "throughput", "handovers/s");
+    let mut acquisitions = Report::new("lock-acquisition", "throughput", "acquisitions/s");
     let mut fairness = Report::new("lock-fairness", "most_acquisitions", "acquisitions");
     let mut spread = Vec::new();
     for _ in 0..PROCESSES {
@@ -59,8 +65,9 @@ pub(super) async fn run(plan: &Plan, peers: &Peers) -> Result<()> {
             let ideal = percentile(&seen.holds, 0.5) * 1e6 * number(plan.waiters);
             waits.add(name, p99);
             waits.compare(name, p99, "waiters × measured hold", ideal);
-            rates[at] = rate(seen.counts.iter().sum(), seen.time);
+            rates[at] = rate(seen.handovers, seen.time);
             handovers.add(name, rates[at]);
+            acquisitions.add(name, rate(seen.counts.iter().sum(), seen.time));
             let most = seen.counts.iter().copied().max().unwrap_or(0);
             let fewest = seen.counts.iter().copied().min().unwrap_or(0);
             fairness.add(name, rate(most, Duration::from_secs(1)));
@@ -75,6 +82,7 @@ pub(super) async fn run(plan: &Plan, peers: &Peers) -> Result<()> {
     }
     waits.finish(&crate::target())?;
     handovers.finish(&crate::target())?;
+    acquisitions.finish(&crate::target())?;
     fairness.finish(&crate::target())
 }
 
@@ -82,8 +90,11 @@ async fn contend(peers: &[Peer], key: &str, waiters: usize, time: Duration) -> R
     let mut running = JoinSet::new();
     let start = Instant::now();
     let end = start + time;
+    let last = Arc::new(AtomicUsize::new(usize::MAX));
+    let handovers = Arc::new(AtomicU64::new(0));
     for waiter in 0..waiters {
         let (peer, key) = (peers[waiter % peers.len()].clone(), key.to_owned());
+        let (last, handovers) = (last.clone(), handovers.clone());
         running.spawn(async move {
             let (mut waits, mut holds) = (Vec::new(), Vec::new());
             while Instant::now() < end {
@@ -94,8 +105,12 @@ async fn contend(peers: &[Peer], key: &str, waiters: usize, time: Duration) -> R
                 };
                 let held = held?;
                 let granted = Instant::now();
+                if last.swap(waiter, Ordering::Relaxed) != waiter {
+                    handovers.fetch_add(1, Ordering::Relaxed);
+                }
                 waits.push((granted - asked).as_secs_f64());
-                sleep(HOLD).await;
+                // The timer of tokio counts whole milliseconds and would hold for two.
+                spawn_blocking(|| std::thread::sleep(HOLD)).await?;
                 holds.push(granted.elapsed().as_secs_f64());
                 peer.release(held).await?;
             }
@@ -106,6 +121,7 @@ async fn contend(peers: &[Peer], key: &str, waiters: usize, time: Duration) -> R
         waits: Vec::new(),
         holds: Vec::new(),
         counts: Vec::new(),
+        handovers: 0,
         time,
     };
     while let Some(one) = running.join_next().await {
@@ -114,6 +130,7 @@ async fn contend(peers: &[Peer], key: &str, waiters: usize, time: Duration) -> R
         seen.waits.extend(waits);
         seen.holds.extend(holds);
     }
+    seen.handovers = handovers.load(Ordering::Relaxed);
     ensure!(!seen.waits.is_empty(), "nobody got {key}");
     Ok(seen)
 }
