@@ -49,9 +49,9 @@ impl Books {
         self.note("granted", now_us()).await
     }
 
-    /// It stopped believing now, or at its deadline if that was before.
-    pub(crate) async fn ended(&mut self, deadline: Instant) -> anyhow::Result<()> {
-        let late = Instant::now().saturating_duration_since(deadline);
+    /// It stopped believing at that instant.
+    pub(crate) async fn ended(&mut self, believed_until: Instant) -> anyhow::Result<()> {
+        let late = Instant::now().saturating_duration_since(believed_until);
         let late_us = i64::try_from(late.as_micros()).unwrap_or(i64::MAX);
         self.note("ended", now_us().saturating_sub(late_us)).await
     }

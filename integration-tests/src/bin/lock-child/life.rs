@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use outbox_lock::{Guard, Key, Lock, Locks, RedisBackend, RedisConfig, State};
+use tokio::time::Instant;
 
 use crate::books::{Books, Committed};
 use crate::{Arguments, Step};
@@ -85,7 +86,8 @@ async fn hold(
         };
     }
     gate.pass(Step::Release).await;
-    let believed_until = guard.deadline();
+    // Who asks for the release has stopped believing: the next holder may be told before the answer is here.
+    let believed_until = guard.deadline().min(Instant::now());
     let released = guard.release().await;
     books.ended(believed_until).await?;
     let released = match released {
